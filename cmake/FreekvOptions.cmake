@@ -1,0 +1,33 @@
+# What a build can be asked for, and the flags every target shares.
+option(FREEKV_TESTS "Build the unit, property, parity and invariant tests" ON)
+option(FREEKV_BENCH "Build the per-operation benchmarks in bench/" ON)
+option(FREEKV_FUZZ "Build the libFuzzer targets (clang only)" OFF)
+set(FREEKV_SANITIZE "" CACHE STRING "address, undefined or thread; empty for none")
+set(FREEKV_EXTRA_POLICY_DIRS "" CACHE STRING "Folders outside the tree with further policy files")
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+# Contraction to FMA is left to explicit calls, so that the scalar reference means what it says.
+add_compile_options(-Wall -Wextra -Wpedantic -Werror -ffp-contract=off)
+if(FREEKV_SANITIZE)
+  add_compile_options(-fsanitize=${FREEKV_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${FREEKV_SANITIZE})
+  if(FREEKV_SANITIZE STREQUAL "undefined")
+    add_compile_options(-fno-sanitize-recover=all)
+  endif()
+endif()
+if(FREEKV_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=address,undefined)
+endif()

@@ -1,0 +1,34 @@
+# freekv_library(<folder> DEPS ...): one static library per folder of src/, from every *.cc in it
+# but tests, and one test program from its *_test.cc files. Dependencies are one-way, and
+# tools/check_layers.py holds the includes to the same order.
+function(freekv_library folder)
+  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  string(REPLACE "/" "_" name ${folder})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  set(tests ${sources})
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  list(APPEND sources ${ARG_SOURCES})
+  if(sources)
+    add_library(freekv_${name} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(freekv_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(freekv_${name} ${scope} ${PROJECT_SOURCE_DIR}/src
+                                                     ${PROJECT_SOURCE_DIR}/include)
+  target_link_libraries(freekv_${name} ${scope} ${ARG_DEPS})
+  if(FREEKV_TESTS AND tests)
+    freekv_test(${name}_tests SOURCES ${tests} DEPS freekv_${name})
+  endif()
+endfunction()
+
+# freekv_test(<name> SOURCES ... DEPS ...): a GoogleTest program, one ctest entry.
+function(freekv_test name)
+  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest_main GTest::gmock)
+  target_compile_definitions(${name} PRIVATE FREEKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()

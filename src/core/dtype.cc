@@ -1,0 +1,96 @@
+#include "core/dtype.hpp"
+
+#include <cstring>
+
+#include "core/check.hpp"
+
+namespace freekv {
+
+std::string_view dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return "F32";
+    case DType::kF16: return "F16";
+    case DType::kBF16: return "BF16";
+    case DType::kQ8_0: return "Q8_0";
+  }
+  return "?";
+}
+
+size_t row_bytes(DType dtype, int64_t n) {
+  switch (dtype) {
+    case DType::kF32: return static_cast<size_t>(n) * 4;
+    case DType::kF16:
+    case DType::kBF16: return static_cast<size_t>(n) * 2;
+    case DType::kQ8_0:
+      check_argument(n % kQ8BlockValues == 0, "a Q8_0 row has {} values, must be a multiple of {}",
+                     n, kQ8BlockValues);
+      return static_cast<size_t>(n / kQ8BlockValues) * kQ8BlockBytes;
+  }
+  return 0;
+}
+
+float f16_to_f32(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  const uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent != 0) {
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  }
+  // Subnormal: mantissa * 2^-24 is exact in f32.
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+  return sign ? -magnitude : magnitude;
+}
+
+uint16_t f32_to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {
+    // Adding 0.5 aligns the mantissa to units of 2^-24 and rounds to nearest even.
+    const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(aligned) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+uint16_t f32_to_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float load_element(DType dtype, const std::byte* row, int64_t i) {
+  uint16_t half = 0;
+  switch (dtype) {
+    case DType::kF32: {
+      float value = 0;
+      std::memcpy(&value, row + i * 4, 4);
+      return value;
+    }
+    case DType::kF16: std::memcpy(&half, row + i * 2, 2); return f16_to_f32(half);
+    case DType::kBF16: std::memcpy(&half, row + i * 2, 2); return bf16_to_f32(half);
+    case DType::kQ8_0: {
+      const std::byte* block = row + (i / kQ8BlockValues) * kQ8BlockBytes;
+      std::memcpy(&half, block, 2);
+      return f16_to_f32(half) * static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
+    }
+  }
+  return 0;
+}
+
+void store_element(DType dtype, std::byte* row, int64_t i, float value) {
+  uint16_t half = 0;
+  switch (dtype) {
+    case DType::kF32: std::memcpy(row + i * 4, &value, 4); return;
+    case DType::kF16: half = f32_to_f16(value); break;
+    case DType::kBF16: half = f32_to_bf16(value); break;
+    case DType::kQ8_0: fail(ErrorCode::kUnsupported, "cannot store single elements as Q8_0");
+  }
+  std::memcpy(row + i * 2, &half, 2);
+}
+
+}  // namespace freekv
