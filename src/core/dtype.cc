@@ -8,19 +8,25 @@ namespace freekv {
 
 std::string_view dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return "F32";
-    case DType::kF16: return "F16";
-    case DType::kBF16: return "BF16";
-    case DType::kQ8_0: return "Q8_0";
+    case DType::kF32:
+      return "F32";
+    case DType::kF16:
+      return "F16";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kQ8_0:
+      return "Q8_0";
   }
   return "?";
 }
 
 size_t row_bytes(DType dtype, int64_t n) {
   switch (dtype) {
-    case DType::kF32: return static_cast<size_t>(n) * 4;
+    case DType::kF32:
+      return static_cast<size_t>(n) * 4;
     case DType::kF16:
-    case DType::kBF16: return static_cast<size_t>(n) * 2;
+    case DType::kBF16:
+      return static_cast<size_t>(n) * 2;
     case DType::kQ8_0:
       check_argument(n % kQ8BlockValues == 0, "a Q8_0 row has {} values, must be a multiple of {}",
                      n, kQ8BlockValues);
@@ -71,8 +77,12 @@ float load_element(DType dtype, const std::byte* row, int64_t i) {
       std::memcpy(&value, row + i * 4, 4);
       return value;
     }
-    case DType::kF16: std::memcpy(&half, row + i * 2, 2); return f16_to_f32(half);
-    case DType::kBF16: std::memcpy(&half, row + i * 2, 2); return bf16_to_f32(half);
+    case DType::kF16:
+      std::memcpy(&half, row + i * 2, 2);
+      return f16_to_f32(half);
+    case DType::kBF16:
+      std::memcpy(&half, row + i * 2, 2);
+      return bf16_to_f32(half);
     case DType::kQ8_0: {
       const std::byte* block = row + (i / kQ8BlockValues) * kQ8BlockBytes;
       std::memcpy(&half, block, 2);
@@ -85,10 +95,17 @@ float load_element(DType dtype, const std::byte* row, int64_t i) {
 void store_element(DType dtype, std::byte* row, int64_t i, float value) {
   uint16_t half = 0;
   switch (dtype) {
-    case DType::kF32: std::memcpy(row + i * 4, &value, 4); return;
-    case DType::kF16: half = f32_to_f16(value); break;
-    case DType::kBF16: half = f32_to_bf16(value); break;
-    case DType::kQ8_0: fail(ErrorCode::kUnsupported, "cannot store single elements as Q8_0");
+    case DType::kF32:
+      std::memcpy(row + i * 4, &value, 4);
+      return;
+    case DType::kF16:
+      half = f32_to_f16(value);
+      break;
+    case DType::kBF16:
+      half = f32_to_bf16(value);
+      break;
+    case DType::kQ8_0:
+      fail(ErrorCode::kUnsupported, "cannot store single elements as Q8_0");
   }
   std::memcpy(row + i * 2, &half, 2);
 }

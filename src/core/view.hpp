@@ -15,13 +15,12 @@ class View {
  public:
   View() = default;
   template <typename... Sizes>
-    requires(sizeof...(Sizes) == N)
-  explicit View(T* data, Sizes... sizes) : data_(data), shape_{static_cast<int64_t>(sizes)...} {}
+  requires(sizeof...(Sizes) == N) explicit View(T* data, Sizes... sizes)
+      : data_(data), shape_{static_cast<int64_t>(sizes)...} {}
 
   /// View<float, N> converts to View<const float, N>.
   operator View<const T, N>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     View<const T, N> result;
     result.data_ = data_;
     result.shape_ = shape_;

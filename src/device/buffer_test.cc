@@ -8,7 +8,8 @@ namespace freekv {
 namespace {
 
 TEST(Buffer, IsZeroedAlignedAndMovable) {
-  for (size_t bytes : {size_t{1}, size_t{4095}, size_t{4097}, size_t{3} << 20, (size_t{2} << 20) + 1}) {
+  for (size_t bytes :
+       {size_t{1}, size_t{4095}, size_t{4097}, size_t{3} << 20, (size_t{2} << 20) + 1}) {
     Buffer buffer(bytes);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
     EXPECT_EQ(buffer.data()[0], std::byte{0});

@@ -1,0 +1,90 @@
+// What operations work on: weights as they lie in the file, and pools of KV pages.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.hpp"
+
+namespace freekv {
+
+/// A weight matrix [rows, cols], row-major in its own dtype, borrowed from the mapped model file.
+/// A linear layer computes out[t, n] = sum_k x[t, k] * weight[n, k].
+struct WeightView {
+  const std::byte* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  size_t stride() const { return row_bytes(dtype, cols); }
+  const std::byte* row(int64_t i) const { return data + static_cast<size_t>(i) * stride(); }
+};
+
+/// Where the K and V of a page lie (FreeKV 4.1).
+enum class KvLayout : uint8_t {
+  kNHD,  // token-major [slot][K|V][page][heads][dim]: the fast tier, what the projection writes
+  kHND,  // head-major [slot][heads][K|V][page][dim]: the slow tier; a head's page is contiguous
+};
+
+/// Geometry of KV, the same in both tiers. `heads` counts KV heads (M), `page` tokens (p).
+struct KvShape {
+  int heads = 0;
+  int head_dim = 0;
+  int page = 0;
+  DType dtype = DType::kF16;  // F32, F16 or BF16
+
+  /// Bytes of one token of one head, K or V.
+  size_t token_bytes() const { return row_bytes(dtype, head_dim); }
+  /// Bytes of K and V of one page of one head: the unit of recall.
+  size_t head_page_bytes() const { return 2 * static_cast<size_t>(page) * token_bytes(); }
+  /// Bytes of a slot: one page, all heads.
+  size_t slot_bytes() const { return static_cast<size_t>(heads) * head_page_bytes(); }
+};
+
+/// An array of slots in one layout, borrowed from the cache that owns it.
+struct KvPool {
+  std::byte* data = nullptr;
+  KvShape shape;
+  KvLayout layout = KvLayout::kNHD;
+  int32_t slots = 0;
+
+  /// Distance between the same head's consecutive tokens.
+  size_t token_stride() const {
+    return layout == KvLayout::kNHD ? shape.token_bytes() * static_cast<size_t>(shape.heads)
+                                    : shape.token_bytes();
+  }
+  /// First token's key of `head` in `slot`; the others follow at token_stride().
+  std::byte* keys(int32_t slot, int head) const {
+    std::byte* base = data + static_cast<size_t>(slot) * shape.slot_bytes();
+    return layout == KvLayout::kNHD ? base + static_cast<size_t>(head) * shape.token_bytes()
+                                    : base + static_cast<size_t>(head) * shape.head_page_bytes();
+  }
+  std::byte* values(int32_t slot, int head) const {
+    const size_t half =
+        layout == KvLayout::kNHD ? shape.slot_bytes() / 2 : shape.head_page_bytes() / 2;
+    return keys(slot, head) + half;
+  }
+};
+
+/// Box sketches of the complete pages of one (sequence, layer, KV head), in blocks of 16 pages so
+/// that SIMD runs over pages: [block][hi|lo][dim][16]. Values are in `dtype`, the KV dtype.
+struct BoxSketchView {
+  static constexpr int kBlockPages = 16;
+  std::byte* data = nullptr;
+  DType dtype = DType::kF16;
+  int head_dim = 0;
+
+  size_t block_bytes() const {
+    return 2 * static_cast<size_t>(head_dim) * row_bytes(dtype, kBlockPages);
+  }
+};
+
+enum class BoxKind : uint8_t {
+  kMinMax,  // hi = max, lo = min over the page's keys (Quest)
+  kCuboid,  // centre +- mean absolute deviation from it (ArkVale)
+};
+
+/// How the G query heads' page scores become one per KV head (FreeKV, ablation of pooling).
+enum class Pooling : uint8_t { kMeanSoftmax, kMaxSoftmax, kMeanScore, kMaxScore };
+
+}  // namespace freekv
