@@ -1,0 +1,46 @@
+// Sizes of one sequence's KV cache, and what a policy asks of it, as data.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "backends/tensors.hpp"
+
+namespace freekv {
+
+/// Token counts that every policy shares (algorithm.md, section 1). `budget` = B, tokens attended
+/// per step = sink + window + selected; `sink` = S and `window` = W are always attended.
+/// Sink and window are rounded up to whole pages.
+struct TokenBudget {
+  int64_t budget = 2048;
+  int64_t sink = 128;
+  int64_t window = 128;
+};
+
+struct CacheConfig {
+  int layers = 0;
+  int query_heads = 0;  // H
+  KvShape shape;        // M, d, p, dtype
+  int64_t max_context = 0;
+  TokenBudget tokens;
+  size_t fast_limit_bytes = SIZE_MAX;  // --device-kv, for one sequence
+  size_t slow_limit_bytes = SIZE_MAX;  // --host-kv, for one sequence
+
+  int group() const { return query_heads / shape.heads; }
+  int64_t max_pages() const { return (max_context + shape.page - 1) / shape.page; }
+};
+
+/// What stays where. The cache allocates from this without knowing the method's name.
+struct CacheNeeds {
+  enum class Fast : uint8_t {
+    kAll,     // every page of the sequence
+    kBudget,  // sink, window and a selected set per head
+  };
+  Fast fast = Fast::kAll;
+  bool slow = false;             // complete pages also go to the slow tier, once
+  std::string sketch;            // a name of sketches/, empty for none
+  int dense_layers = 0;          // the first layers keep and attend to all pages
+  double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
+};
+
+}  // namespace freekv

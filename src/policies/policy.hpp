@@ -1,0 +1,99 @@
+// A retrieval method: which pages each KV head attends to, and what moves between the tiers.
+//
+// A policy is one file in methods/: five hooks and a description. Per-sequence state lives in a
+// PolicyState of its own, made for each sequence and dropped with it, so that nothing survives
+// into the next request. The decode step calls, per layer: begin_layer, pages_for, attention,
+// after_attention (architecture.md, "The decode step is one page of code").
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "freekv/stats.hpp"
+#include "kvcache/cache_config.hpp"
+#include "kvcache/sequence_cache.hpp"
+
+namespace freekv {
+
+/// What a policy remembers about one sequence. All memory is taken when it is made.
+class PolicyState {
+ public:
+  virtual ~PolicyState() = default;
+};
+
+/// One sequence of the batch, as a policy sees it.
+struct PolicySequence {
+  SequenceCache& cache;
+  PolicyState& state;
+};
+
+/// One layer of one decode step for the whole batch. Row r = sequence * M + head.
+struct LayerStep {
+  ExecutionContext& ctx;
+  Backend& backend;
+  int layer = 0;
+  float scale = 1;                            // of q.k before the softmax: 1/sqrt(d)
+  std::span<const PolicySequence> sequences;  // K and V of this step's token are appended
+  View<const float, 3> q;                     // [R, G, d], after RoPE
+  std::span<AttentionRow> rows;               // [R], filled by pages_for
+};
+
+class Policy {
+ public:
+  virtual ~Policy() = default;
+
+  /// What the cache must hold. Throws Error(kInvalidArgument) when the options cannot be met
+  /// (budget below sink + window + one page).
+  virtual CacheNeeds plan(const CacheConfig& config) const = 0;
+  virtual std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const = 0;
+  /// After the prompt's last chunk, once per sequence.
+  virtual void on_prefill(ExecutionContext&, Backend&, const PolicySequence&) {}
+  /// Before q exists for this layer.
+  virtual void begin_layer(LayerStep&) {}
+  /// Fills step.rows; every page named is resident when this returns.
+  virtual void pages_for(LayerStep& step) = 0;
+  /// After this layer's attention has read its pages.
+  virtual void after_attention(LayerStep&) {}
+};
+
+/// One key a policy understands, for --policy NAME:key=value and for help texts.
+struct PolicyKey {
+  std::string name;
+  std::string default_value;
+  std::string help;
+};
+
+/// Values given by the user, over the defaults of the description.
+class PolicyOptions {
+ public:
+  explicit PolicyOptions(std::map<std::string, std::string> values) : values_(std::move(values)) {}
+  /// Throws Error(kInvalidArgument) naming key and value when the text is not such a value or
+  /// outside [low, high].
+  double number(const std::string& key, double low, double high) const;
+  int64_t integer(const std::string& key, int64_t low, int64_t high) const;
+  const std::string& text(const std::string& key) const;
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+struct PolicyDescriptor {
+  std::string name;
+  std::string summary;  // one line, with its paper
+  std::vector<PolicyKey> keys;
+  std::function<std::unique_ptr<Policy>(const PolicyOptions&)> make;
+};
+
+/// All policies of this build, in order of name: generated from methods/*.cc.
+const std::vector<PolicyDescriptor>& policy_table();
+
+/// Makes a policy from "NAME" or "NAME:key=value,key=value". Throws Error(kInvalidArgument) that
+/// names an unknown policy or key and lists the known ones.
+std::unique_ptr<Policy> make_policy(const std::string& specification);
+
+}  // namespace freekv
