@@ -1,0 +1,17 @@
+// Sketches, page scores and selection with SIMD. Contracts: Backend in backend.hpp.
+#pragma once
+
+#include "backends/backend.hpp"
+
+namespace freekv::cpu {
+
+void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+                      const BoxSketchView& sketch, int64_t page);
+void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
+                     View<float, 2> scores);
+void pool_scores(Pooling pooling, float scale, View<float, 2> scores, View<float, 1> pooled);
+void top_k(View<const float, 1> values, std::span<int32_t> out);
+void mean_cosine(ExecutionContext& ctx, View<const float, 3> q, View<const float, 3> previous,
+                 View<float, 1> out);
+
+}  // namespace freekv::cpu

@@ -1,0 +1,11 @@
+// Scalar reference of decode attention, over attend(). Contract: Backend in backend.hpp.
+#pragma once
+
+#include "backends/backend.hpp"
+
+namespace freekv::reference {
+
+void decode_attention(ExecutionContext& ctx, View<const float, 3> q,
+                      std::span<const AttentionRow> rows, float scale, View<float, 3> out);
+
+}  // namespace freekv::reference

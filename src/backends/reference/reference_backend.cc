@@ -1,0 +1,94 @@
+#include "backends/reference/reference_backend.hpp"
+
+#include "backends/reference/decode_attention.hpp"
+#include "backends/reference/elementwise.hpp"
+#include "backends/reference/kv.hpp"
+#include "backends/reference/prefill_attention.hpp"
+#include "backends/reference/selection.hpp"
+
+namespace freekv {
+
+void ReferenceBackend::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
+  linear_.reserve(ctx, limits);
+}
+
+void ReferenceBackend::embed(ExecutionContext& ctx, const WeightView& table,
+                             std::span<const int32_t> ids, View<float, 2> out) {
+  reference::embed(ctx, table, ids, out);
+}
+
+void ReferenceBackend::rms_norm(ExecutionContext& ctx, View<const float, 2> x,
+                                View<const float, 1> weight, float eps, View<float, 2> out) {
+  reference::rms_norm(ctx, x, weight, eps, out);
+}
+
+void ReferenceBackend::linear(ExecutionContext& ctx, View<const float, 2> x,
+                              const WeightView& weight, bool accumulate, View<float, 2> out) {
+  reference::linear(ctx, linear_, x, weight, accumulate, out);
+}
+
+void ReferenceBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
+                                      const WeightView& weight, bool accumulate,
+                                      View<float, 2> out) {
+  reference::linear(ctx, linear_, x, weight, accumulate, out);
+}
+
+void ReferenceBackend::rope(ExecutionContext& ctx, View<float, 3> x,
+                            std::span<const int64_t> positions, const RopeTable& table,
+                            RopeStyle style) {
+  reference::rope(ctx, x, positions, table, style);
+}
+
+void ReferenceBackend::swiglu(ExecutionContext& ctx, View<const float, 2> gate,
+                              View<const float, 2> up, View<float, 2> out) {
+  reference::swiglu(ctx, gate, up, out);
+}
+
+void ReferenceBackend::append_kv(ExecutionContext& ctx, View<const float, 3> k,
+                                 View<const float, 3> v, const KvPool& pool,
+                                 std::span<const int32_t> slots, int first) {
+  reference::append_kv(ctx, k, v, pool, slots, first);
+}
+
+void ReferenceBackend::copy_head_page(const KvPool& from, int32_t from_slot, const KvPool& to,
+                                      int32_t to_slot, int head) {
+  reference::copy_head_page(from, from_slot, to, to_slot, head);
+}
+
+void ReferenceBackend::decode_attention(ExecutionContext& ctx, View<const float, 3> q,
+                                        std::span<const AttentionRow> rows, float scale,
+                                        View<float, 3> out) {
+  reference::decode_attention(ctx, q, rows, scale, out);
+}
+
+void ReferenceBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) {
+  reference::prefill_attention(ctx, params);
+}
+
+void ReferenceBackend::build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+                                        const BoxSketchView& sketch, int64_t page) {
+  reference::build_box_sketch(kind, pool, slot, head, sketch, page);
+}
+
+void ReferenceBackend::score_box_pages(View<const float, 2> q, const BoxSketchView& sketch,
+                                       int64_t first, View<float, 2> scores) {
+  reference::score_box_pages(q, sketch, first, scores);
+}
+
+void ReferenceBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
+                                   View<float, 1> pooled) {
+  reference::pool_scores(pooling, scale, scores, pooled);
+}
+
+void ReferenceBackend::top_k(View<const float, 1> values, std::span<int32_t> out) {
+  reference::top_k(values, out);
+}
+
+void ReferenceBackend::mean_cosine(ExecutionContext& ctx, View<const float, 3> q,
+                                   View<const float, 3> previous, View<float, 1> out) {
+  reference::mean_cosine(ctx, q, previous, out);
+}
+
+std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+
+}  // namespace freekv
