@@ -33,6 +33,8 @@ struct KvShape {
   int page = 0;
   DType dtype = DType::kF16;  // F32, F16 or BF16
 
+  bool operator==(const KvShape&) const = default;
+
   /// Bytes of one token of one head, K or V.
   size_t token_bytes() const { return row_bytes(dtype, head_dim); }
   /// Bytes of K and V of one page of one head: the unit of recall.
@@ -77,6 +79,13 @@ struct BoxSketchView {
   size_t block_bytes() const {
     return 2 * static_cast<size_t>(head_dim) * row_bytes(dtype, kBlockPages);
   }
+  /// The upper bounds of one dimension for the kBlockPages pages of a block, contiguous.
+  std::byte* hi(int64_t block, int dim) const {
+    return data + static_cast<size_t>(block) * block_bytes() +
+           static_cast<size_t>(dim) * row_bytes(dtype, kBlockPages);
+  }
+  /// The lower bounds, likewise.
+  std::byte* lo(int64_t block, int dim) const { return hi(block, dim) + block_bytes() / 2; }
 };
 
 enum class BoxKind : uint8_t {
