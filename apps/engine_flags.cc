@@ -1,0 +1,106 @@
+#include "engine_flags.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "freekv/error.hpp"
+
+namespace freekv::app {
+
+void EngineFlags::add_to(CLI::App& app, bool with_model) {
+  if (with_model) app.add_option("-m,--model", options.model, "GGUF model file")->required();
+  app.add_option("--policy", options.policy,
+                 "retrieval policy, NAME or NAME:key=value,... (full, streaming, quest, freekv)")
+      ->capture_default_str();
+  app.add_option("--ctx", options.context, "most tokens of prompt and answer (0: the model's)");
+  app.add_option("--budget", options.budget, "tokens attended per step, B")->capture_default_str();
+  app.add_option("--sink", options.sink, "first tokens always attended, S")->capture_default_str();
+  app.add_option("--window", options.window, "last tokens always attended, W")
+      ->capture_default_str();
+  app.add_option("--page", options.page, "tokens per page, p")->capture_default_str();
+  app.add_option("--tau", tau, "drift threshold of freekv, the same as --policy NAME:tau=...");
+  app.add_option("--threads", options.threads, "worker threads (0: all cores)");
+  app.add_option("--device-kv", device_kv, "limit of the fast KV tier, such as 64MiB");
+  app.add_option("--host-kv", host_kv, "limit of the slow KV tier, such as 8GiB");
+  app.add_option("--kv-type", options.kv_type, "type of cached keys and values: f16, bf16, f32")
+      ->capture_default_str();
+  app.add_option("--backend", options.backend, "cpu, or reference (scalar, slow)")
+      ->capture_default_str();
+  app.add_option("--chunk", options.chunk, "tokens per prefill chunk")->capture_default_str();
+}
+
+EngineOptions EngineFlags::finish() const {
+  EngineOptions result = options;
+  if (!device_kv.empty()) result.device_kv = parse_size("--device-kv", device_kv);
+  if (!host_kv.empty()) result.host_kv = parse_size("--host-kv", host_kv);
+  if (tau) {
+    result.policy += result.policy.find(':') == std::string::npos ? ':' : ',';
+    result.policy += fmt::format("tau={}", *tau);
+  }
+  return result;
+}
+
+size_t parse_size(const std::string& option, const std::string& text) {
+  struct Unit {
+    std::string_view name;
+    double bytes;
+  };
+  constexpr std::array<Unit, 11> kUnits = {{{"", 1},
+                                            {"B", 1},
+                                            {"KiB", 1024},
+                                            {"MiB", 1048576},
+                                            {"GiB", 1073741824},
+                                            {"TiB", 1099511627776.0},
+                                            {"K", 1024},
+                                            {"M", 1048576},
+                                            {"G", 1073741824},
+                                            {"KB", 1e3},
+                                            {"MB", 1e6}}};
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, status] = std::from_chars(text.data(), end, value);
+  if (status == std::errc{} && value >= 0) {
+    const std::string_view unit(rest, static_cast<size_t>(end - rest));
+    for (const Unit& known : kUnits) {
+      if (unit == known.name && value * known.bytes < 0x1p62) {
+        return static_cast<size_t>(value * known.bytes);
+      }
+    }
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("\"{}\" is not a size such as 64MiB, 2GiB or 4096", text), option);
+}
+
+void add_sampling_options(CLI::App& app, SamplingOptions& sampling) {
+  app.add_option("--temp", sampling.temperature, "temperature (0: greedy)")->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "keep the k likeliest tokens (0: off)");
+  app.add_option("--top-p", sampling.top_p, "keep the likeliest tokens of this mass (1: off)");
+  app.add_option("--min-p", sampling.min_p, "drop tokens below this share of the best (0: off)");
+  app.add_option("--repeat-penalty", sampling.repetition_penalty,
+                 "divide logits of recent tokens (1: off)");
+  app.add_option("--repeat-last-n", sampling.repetition_window, "tokens the penalty looks back");
+  app.add_option("--seed", sampling.seed, "seed of the sampler")->capture_default_str();
+}
+
+std::string format_bytes(double bytes) {
+  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  while (bytes >= 1000 && unit + 1 < kUnits.size()) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return fmt::format(bytes < 10 && unit > 0 ? "{:.2f} {}" : "{:.0f} {}", bytes, kUnits[unit]);
+}
+
+std::string format_count(int64_t count) {
+  std::string digits = fmt::format("{}", count);
+  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0); at -= 3) {
+    digits.insert(static_cast<size_t>(at), ",");
+  }
+  return digits;
+}
+
+}  // namespace freekv::app

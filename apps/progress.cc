@@ -1,0 +1,54 @@
+#include "progress.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace freekv::app {
+namespace {
+
+constexpr int kBarCells = 30;
+constexpr double kShowAfterSeconds = 0.5;
+
+}  // namespace
+
+Progress::Progress(std::string label, int64_t total)
+    : label_(std::move(label)),
+      total_(std::max<int64_t>(1, total)),
+      start_(std::chrono::steady_clock::now()),
+      terminal_(isatty(STDERR_FILENO) != 0) {}
+
+Progress::~Progress() {
+  // The bar is gone when the text begins.
+  if (drawn_ && terminal_) fmt::print(stderr, "\r\033[K");
+}
+
+double Progress::elapsed() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+void Progress::update(int64_t done) {
+  const double seconds = elapsed();
+  // Attention makes later tokens dearer, but a plain mean is what one expects of a bar.
+  const double rate = static_cast<double>(done) / std::max(seconds, 1e-9);
+  const double left = static_cast<double>(total_ - done) / std::max(rate, 1e-9);
+  if (!drawn_ && (seconds < kShowAfterSeconds || left < kShowAfterSeconds)) return;
+  if (terminal_) {
+    const auto cells = static_cast<size_t>(kBarCells * done / total_);
+    fmt::print(stderr, "\r\033[K{} [{}{}] {}/{} tokens  {:.0f} tokens/s  {:.0f} s left", label_,
+               std::string(cells, '#'), std::string(kBarCells - cells, '.'), done, total_, rate,
+               left);
+    std::fflush(stderr);
+  } else if (const int64_t quarters = 4 * done / total_; quarters > quarters_) {
+    quarters_ = quarters;
+    fmt::print(stderr, "{} {}/{} tokens, {:.0f} tokens/s, {:.0f} s left\n", label_, done, total_,
+               rate, left);
+  } else {
+    return;
+  }
+  drawn_ = true;
+}
+
+}  // namespace freekv::app

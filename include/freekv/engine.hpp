@@ -1,0 +1,140 @@
+// The engine: a model, a backend and a retrieval policy; sequences that grow through it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "freekv/error.hpp"
+#include "freekv/options.hpp"
+#include "freekv/stats.hpp"
+
+namespace freekv {
+
+/// One text in the making: its KV cache, the policy's memory of it and its last logits. Made by
+/// Engine::new_sequence(), used with that engine only, and dropped before it.
+class Sequence {
+ public:
+  ~Sequence();
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
+  /// Tokens whose KV is in the cache.
+  int64_t tokens() const;
+  /// Most tokens it can hold.
+  int64_t context() const;
+  /// Logits [vocab] after its last token; empty before prefill.
+  std::span<const float> logits() const;
+  /// Counters since the last prefill began.
+  const RetrievalStats& stats() const;
+  MemoryStats memory() const;
+
+ private:
+  friend class Engine;
+  struct Impl;
+  explicit Sequence(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct ModelInfo {
+  std::string name;
+  std::string architecture;
+  int layers = 0;
+  int query_heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int64_t vocab = 0;
+  int64_t context_length = 0;
+  size_t weight_bytes = 0;
+};
+
+/// Used by one thread at a time. Throws Error from every call; after one, sequences it was working
+/// on must be prefilled anew, all others are untouched.
+class Engine {
+ public:
+  /// Loads the model and takes the scratch memory of every step.
+  explicit Engine(const EngineOptions& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const EngineOptions& options() const;  // with zeros replaced by what was chosen
+  const ModelInfo& model() const;
+
+  // --- text -------------------------------------------------------------------------------------
+  /// Any bytes; with `special`, texts of special tokens become these tokens.
+  std::vector<int32_t> encode(std::string_view text, bool special) const;
+  std::string decode(std::span<const int32_t> tokens) const;
+  /// True for tokens that end an answer.
+  bool is_end(int32_t token) const;
+  /// One user turn, in the model's chat format, up to where the answer begins. Throws
+  /// Error(kUnsupported) when the model brings no chat template, or one that is not ChatML.
+  std::string chat_prompt(std::string_view user) const;
+
+  // --- sequences --------------------------------------------------------------------------------
+  /// An empty sequence of at most `context` tokens (0: the engine's). Throws Error(kOutOfMemory)
+  /// with both byte counts when the caches do not fit the limits.
+  std::unique_ptr<Sequence> new_sequence(int64_t context = 0);
+  /// Starts the sequence over with this prompt. `proceed(done)` is called after each chunk;
+  /// returning false ends with Error(kCancelled). Throws Error(kInvalidArgument) when the prompt
+  /// is empty or longer than the sequence's context.
+  ///
+  /// `like`, of this or another engine with the same model and KV type, saves work: whole chunks of
+  /// its prompt that this prompt begins with too are copied, to the same bits as computing them.
+  void prefill(Sequence& sequence, std::span<const int32_t> prompt,
+               const std::function<bool(int64_t done)>& proceed = nullptr,
+               const Sequence* like = nullptr);
+  /// One decode step: sequences[i] continues with tokens[i]; at most options().max_batch of them,
+  /// each with room for one more token.
+  void decode(std::span<Sequence* const> sequences, std::span<const int32_t> tokens);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct GenerateResult {
+  enum class End { kLength, kEndToken, kContext, kCancelled };
+  std::vector<int32_t> tokens;
+  End end = End::kLength;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;  // of all steps; the first token comes with the prefill
+  int64_t decode_steps = 0;
+};
+
+/// Prefills `sequence` with `prompt` and samples up to `max_tokens`. Callbacks may be empty:
+/// `on_prefill(done)` after each chunk, `on_text(bytes)` with whole UTF-8 characters as they come.
+/// When *cancel becomes true the result so far is returned with End::kCancelled.
+struct GenerateRequest {
+  std::span<const int32_t> prompt;
+  int64_t max_tokens = 0;
+  SamplingOptions sampling;
+  const Sequence* like = nullptr;  // see Engine::prefill
+  std::function<void(int64_t done)> on_prefill;
+  std::function<void(std::string_view text)> on_text;
+  const std::atomic<bool>* cancel = nullptr;
+};
+GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateRequest& request);
+
+/// Assembles whole UTF-8 characters from tokens; see Engine::decode. One per answer.
+class TextStream {
+ public:
+  explicit TextStream(const Engine& engine);
+  ~TextStream();
+  /// The characters completed by this token, possibly none.
+  std::string push(int32_t token);
+  /// What is left at the end of an answer cut inside a character.
+  std::string finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace freekv

@@ -1,0 +1,38 @@
+// What a caller can choose when an engine is made and when text is sampled.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace freekv {
+
+struct EngineOptions {
+  std::string model;             // path of a GGUF file
+  std::string policy = "full";   // NAME or NAME:key=value,key=value
+  std::string backend = "cpu";   // cpu, or reference: the scalar oracle
+  std::string kv_type = "f16";   // f32, f16 or bf16
+  int64_t context = 0;           // most tokens of a sequence; 0 takes the model's
+  int64_t budget = 2048;         // B, tokens attended per step = sink + window + selected
+  int64_t sink = 128;            // S
+  int64_t window = 128;          // W
+  int page = 32;                 // p, tokens per page
+  int threads = 0;               // 0 takes the machine's
+  int max_batch = 1;             // sequences decoded together
+  int chunk = 512;               // tokens of a prefill chunk
+  size_t device_kv = SIZE_MAX;   // bytes of the fast tier, all sequences
+  size_t host_kv = SIZE_MAX;     // bytes of the slow tier, all sequences
+};
+
+/// Applied in this order: repetition penalty, top-k, top-p, min-p, temperature.
+struct SamplingOptions {
+  float temperature = 0;         // 0: greedy
+  int top_k = 0;                 // 0: off
+  float top_p = 1;               // 1: off
+  float min_p = 0;               // 0: off
+  float repetition_penalty = 1;  // 1: off
+  int repetition_window = 64;    // last tokens that the penalty looks at
+  uint64_t seed = 0;
+};
+
+}  // namespace freekv

@@ -1,0 +1,37 @@
+#include <algorithm>
+
+#include "freekv/stats.hpp"
+
+namespace freekv {
+namespace {
+
+/// Applies combine(mine, theirs) to every counter.
+template <typename Combine>
+void for_each_counter(RetrievalStats& mine, const RetrievalStats& theirs, Combine combine) {
+  combine(mine.pages_selected, theirs.pages_selected);
+  combine(mine.hits, theirs.hits);
+  combine(mine.misses_before, theirs.misses_before);
+  combine(mine.misses_after, theirs.misses_after);
+  combine(mine.bytes_recalled, theirs.bytes_recalled);
+  combine(mine.bytes_offloaded, theirs.bytes_offloaded);
+  combine(mine.selections, theirs.selections);
+  combine(mine.corrections_tested, theirs.corrections_tested);
+  combine(mine.wait_ns, theirs.wait_ns);
+  auto& layers = mine.drifted_by_layer;
+  layers.resize(std::max(layers.size(), theirs.drifted_by_layer.size()));
+  for (size_t i = 0; i < theirs.drifted_by_layer.size(); ++i) {
+    combine(layers[i], theirs.drifted_by_layer[i]);
+  }
+}
+
+}  // namespace
+
+void RetrievalStats::add(const RetrievalStats& other) {
+  for_each_counter(*this, other, [](uint64_t& mine, uint64_t theirs) { mine += theirs; });
+}
+
+void RetrievalStats::subtract(const RetrievalStats& earlier) {
+  for_each_counter(*this, earlier, [](uint64_t& mine, uint64_t theirs) { mine -= theirs; });
+}
+
+}  // namespace freekv

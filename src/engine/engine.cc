@@ -1,0 +1,249 @@
+#include "freekv/engine.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include "core/check.hpp"
+#include "engine/decode_step.hpp"
+#include "engine/prefill.hpp"
+#include "tokenizer/stream_decoder.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+namespace freekv {
+namespace {
+
+DType parse_kv_type(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  if (name == "f16") return DType::kF16;
+  if (name == "bf16") return DType::kBF16;
+  fail(ErrorCode::kInvalidArgument, "kv type is \"{}\", must be f32, f16 or bf16", name);
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& name) {
+  if (name == "cpu") return make_cpu_backend();
+  if (name == "reference") return make_reference_backend();
+  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", name);
+}
+
+EngineOptions complete(EngineOptions options, const ModelConfig& config) {
+  if (options.threads == 0) {
+    options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+  if (options.context == 0) options.context = config.context_length;
+  check_argument(options.context >= 1 && options.context <= config.context_length,
+                 "context is {}, must be 1 to the model's {}", options.context,
+                 config.context_length);
+  check_argument(options.page >= 1 && options.page <= 1024, "page is {}, must be 1 to 1024",
+                 options.page);
+  check_argument(options.max_batch >= 1 && options.max_batch <= 4096,
+                 "batch is {}, must be 1 to 4096", options.max_batch);
+  check_argument(options.chunk >= 1 && options.chunk <= 1 << 16,
+                 "chunk is {}, must be 1 to 65536", options.chunk);
+  check_argument(options.sink >= 0, "sink is {}, must be 0 or more", options.sink);
+  check_argument(options.window >= 1, "window is {}, must be 1 or more", options.window);
+  check_argument(options.budget >= 1, "budget is {}, must be 1 or more", options.budget);
+  return options;
+}
+
+}  // namespace
+
+struct Sequence::Impl {
+  Impl(const CacheConfig& config, const CacheNeeds& needs, Backend& backend, const Policy& policy,
+       int64_t vocab)
+      : cache(config, needs, backend), state(policy.make_state(config)) {
+    logits.resize(static_cast<size_t>(vocab));
+  }
+
+  SequenceCache cache;
+  std::unique_ptr<PolicyState> state;
+  std::vector<float> logits;
+  std::vector<int32_t> prompt;  // whose KV the cache begins with
+  bool started = false;
+};
+
+Sequence::Sequence(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Sequence::~Sequence() = default;
+int64_t Sequence::tokens() const { return impl_->cache.tokens(); }
+int64_t Sequence::context() const { return impl_->cache.config().max_context; }
+const RetrievalStats& Sequence::stats() const { return impl_->cache.stats(); }
+MemoryStats Sequence::memory() const { return impl_->cache.memory(); }
+std::span<const float> Sequence::logits() const {
+  return impl_->started ? std::span<const float>(impl_->logits) : std::span<const float>();
+}
+
+struct Engine::Impl {
+  explicit Impl(const EngineOptions& given)
+      : model(given.model),
+        tokenizer(Tokenizer::from_gguf(model.file()).value()),
+        options(complete(given, model.config())),
+        backend(make_backend(options.backend)),
+        policy(make_policy(options.policy)),
+        ctx(options.threads),
+        workspace(model.config(), options.chunk, options.max_batch) {
+    const ModelConfig& config = model.config();
+    check_argument(tokenizer.vocab_size() == config.vocab,
+                   "{}: the tokenizer has {} tokens, the model {}", given.model,
+                   tokenizer.vocab_size(), config.vocab);
+    const CacheConfig cache = cache_config(options.context);
+    policy->plan(cache);  // options that cannot be met are refused here, before any prefill
+    const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
+    backend->reserve(ctx, {.max_rows = options.max_batch,
+                           .max_chunk = options.chunk,
+                           .max_cols = std::max<int64_t>({config.hidden, config.ffn, q_width}),
+                           .max_weight_rows = std::max<int64_t>(
+                               {config.hidden, config.ffn, q_width, config.vocab}),
+                           .max_pages = cache.max_pages(),
+                           .heads = config.query_heads,
+                           .kv_heads = config.kv_heads,
+                           .head_dim = config.head_dim,
+                           .page = options.page});
+    batch.reserve(static_cast<size_t>(options.max_batch));
+    info = {.name = config.name,
+            .architecture = config.architecture,
+            .layers = config.layers,
+            .query_heads = config.query_heads,
+            .kv_heads = config.kv_heads,
+            .head_dim = config.head_dim,
+            .vocab = config.vocab,
+            .context_length = config.context_length,
+            .weight_bytes = model.weights().bytes};
+  }
+
+  CacheConfig cache_config(int64_t context) const {
+    const ModelConfig& config = model.config();
+    const auto share = [&](size_t limit) {
+      return limit == SIZE_MAX ? SIZE_MAX : limit / static_cast<size_t>(options.max_batch);
+    };
+    return {.layers = config.layers,
+            .query_heads = config.query_heads,
+            .shape = {.heads = config.kv_heads,
+                      .head_dim = config.head_dim,
+                      .page = options.page,
+                      .dtype = parse_kv_type(options.kv_type)},
+            .max_context = context,
+            .tokens = {options.budget, options.sink, options.window},
+            .fast_limit_bytes = share(options.device_kv),
+            .slow_limit_bytes = share(options.host_kv)};
+  }
+
+  StepContext step() { return {ctx, *backend, model, *policy, workspace}; }
+
+  Model model;
+  Tokenizer tokenizer;
+  EngineOptions options;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Policy> policy;
+  ExecutionContext ctx;
+  Workspace workspace;
+  std::vector<PolicySequence> batch;  // of the step under way
+  ModelInfo info;
+};
+
+Engine::Engine(const EngineOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+Engine::~Engine() = default;
+const EngineOptions& Engine::options() const { return impl_->options; }
+const ModelInfo& Engine::model() const { return impl_->info; }
+
+std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
+  return impl_->tokenizer.encode(text, {.add_bos = false, .parse_special = special});
+}
+
+std::string Engine::decode(std::span<const int32_t> tokens) const {
+  return impl_->tokenizer.decode(tokens);
+}
+
+bool Engine::is_end(int32_t token) const { return impl_->tokenizer.is_end_of_generation(token); }
+
+std::string Engine::chat_prompt(std::string_view user) const {
+  const auto& chat_template = impl_->tokenizer.chat_template();
+  if (!chat_template) {
+    fail(ErrorCode::kUnsupported, "{}: the model has no chat template; run it without --chat",
+         impl_->options.model);
+  }
+  if (chat_template->find("<|im_start|>") == std::string::npos) {
+    fail(ErrorCode::kUnsupported,
+         "{}: tokenizer.chat_template is not ChatML (no <|im_start|>), the one format supported",
+         impl_->options.model);
+  }
+  return fmt::format("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", user);
+}
+
+std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
+  if (context == 0) context = impl_->options.context;
+  check_argument(context >= 1 && context <= impl_->options.context,
+                 "a sequence's context is {}, must be 1 to the engine's {}", context,
+                 impl_->options.context);
+  const CacheConfig config = impl_->cache_config(context);
+  return std::unique_ptr<Sequence>(new Sequence(std::make_unique<Sequence::Impl>(
+      config, impl_->policy->plan(config), *impl_->backend, *impl_->policy,
+      impl_->model.config().vocab)));
+}
+
+namespace {
+
+/// How much of `like` the prompt can take over: nothing unless the KV has the same form.
+PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
+                            const SequenceCache& like, std::span<const int32_t> like_prompt) {
+  const CacheConfig &a = cache.config(), &b = like.config();
+  if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
+      a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype) {
+    return {};
+  }
+  const auto differs = std::mismatch(prompt.begin(), prompt.end(), like_prompt.begin(),
+                                     like_prompt.end());
+  return {&like, differs.first - prompt.begin()};
+}
+
+}  // namespace
+
+void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
+                     const std::function<bool(int64_t)>& proceed, const Sequence* like) {
+  Sequence::Impl& s = *sequence.impl_;
+  check_argument(!prompt.empty(), "the prompt is empty, must have at least 1 token");
+  check_argument(static_cast<int64_t>(prompt.size()) <= sequence.context(),
+                 "the prompt has {} tokens, the context limit is {}", prompt.size(),
+                 sequence.context());
+  for (int32_t token : prompt) {
+    check_argument(token >= 0 && token < impl_->info.vocab, "token {} is outside the {} of the model",
+                   token, impl_->info.vocab);
+  }
+  s.started = false;
+  s.cache.reset();
+  s.state = impl_->policy->make_state(s.cache.config());
+  PrefillPrefix prefix;
+  if (like && like != &sequence && like->impl_->started) {
+    prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt);
+  }
+  const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state}, prompt,
+                                      impl_->options.chunk, prefix, proceed);
+  std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  s.prompt.assign(prompt.begin(), prompt.end());
+  s.started = true;
+}
+
+void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_t> tokens) {
+  check_argument(sequences.size() == tokens.size(), "{} sequences but {} tokens", sequences.size(),
+                 tokens.size());
+  check_argument(sequences.size() <= static_cast<size_t>(impl_->options.max_batch),
+                 "a batch of {} sequences, the limit is {}", sequences.size(),
+                 impl_->options.max_batch);
+  impl_->batch.clear();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = *sequences[i];
+    check_argument(sequence.impl_->started, "sequence {} of the batch has no prompt yet", i);
+    check_argument(sequence.tokens() < sequence.context(),
+                   "sequence {} holds {} tokens, the context limit is {}", i, sequence.tokens(),
+                   sequence.context());
+    check_argument(tokens[i] >= 0 && tokens[i] < impl_->info.vocab,
+                   "token {} is outside the {} of the model", tokens[i], impl_->info.vocab);
+    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state});
+  }
+  if (impl_->batch.empty()) return;
+  const auto logits = decode_step(impl_->step(), impl_->batch, tokens);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    auto& out = sequences[i]->impl_->logits;
+    std::copy_n(logits[static_cast<int64_t>(i)].data(), out.size(), out.data());
+  }
+}
+
+}  // namespace freekv

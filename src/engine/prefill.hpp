@@ -1,0 +1,28 @@
+// Exact chunked prefill of one sequence: dense attention, KV to the tiers the policy asked for.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "engine/step_context.hpp"
+
+namespace freekv {
+
+/// KV that another sequence of the same model has already: its first `tokens` tokens are those of
+/// the prompt.
+struct PrefillPrefix {
+  const SequenceCache* cache = nullptr;
+  int64_t tokens = 0;
+};
+
+/// Feeds the prompt in chunks of at most `chunk` tokens to a sequence without tokens, and returns
+/// logits [1, V] after its last token, valid until the next step. `proceed(done)` is called after
+/// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks that
+/// lie wholly in the prefix are copied, all but the prompt's last.
+View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
+                             std::span<const int32_t> prompt, int64_t chunk,
+                             const PrefillPrefix& prefix,
+                             const std::function<bool(int64_t done)>& proceed);
+
+}  // namespace freekv
