@@ -1,0 +1,153 @@
+#include "backends/cpu/linear.hpp"
+
+#include <algorithm>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/linear.cc"
+#include <hwy/foreach_target.h>
+// foreach_target.h before what it re-includes
+#include "backends/cpu/load_inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace freekv::cpu::HWY_NAMESPACE {
+
+// How many rows of x share a pass over weight rows: their sums must fit in the registers.
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM
+constexpr size_t kMaxRows = 4;
+#else
+constexpr size_t kMaxRows = 2;
+#endif
+
+// The sums of the lanes of four vectors.
+HWY_INLINE void sum_four(const VF* v, float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t i = 0; i < 4; ++i) out[i] = hn::GetLane(v[i]);
+#else
+  const DF d;
+  const hn::RepartitionToWide<DF> dw;
+  const auto pairs = [&](VF a, VF b) {
+    return hn::BitCast(dw, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  };
+  const auto low = pairs(v[0], v[1]);
+  const auto high = pairs(v[2], v[3]);
+  // Each 128-bit block now has a part of the four sums.
+  const VF sums = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, low, high)),
+                          hn::BitCast(d, hn::InterleaveUpper(dw, low, high)));
+  const hn::CappedTag<float, 4> d4;
+  HWY_ALIGN float blocks[kBlock];
+  hn::Store(sums, d, blocks);
+  auto total = hn::Load(d4, blocks);
+  for (size_t i = 4; i < hn::Lanes(d); i += 4) total = hn::Add(total, hn::Load(d4, blocks + i));
+  hn::StoreU(total, d4, out);
+#endif
+}
+
+// out[t, n] for kRows rows of x and `count` of kWeights weight rows. Each element has one vector of
+// partial sums, filled in the order of k and then summed, whatever the sizes of the blocks: so a
+// row's result does not depend on the rows beside it.
+template <DType kType, size_t kRows, size_t kWeights>
+HWY_INLINE void linear_block(const float* x, size_t cols, const std::byte* weight, size_t stride,
+                             size_t count, bool accumulate, float* out, size_t out_stride) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  VF sums[kRows][kWeights];
+  const std::byte* rows[kWeights];
+  for (size_t n = 0; n < kWeights; ++n) {
+    rows[n] = weight + std::min(n, count - 1) * stride;
+    for (size_t t = 0; t < kRows; ++t) sums[t][n] = hn::Zero(d);
+  }
+  const size_t blocks = cols / kBlock;
+  for (size_t b = 0; b < blocks; ++b) {
+    for (size_t j = 0; j < kBlock; j += lanes) {
+      VF xs[kRows];
+      for (size_t t = 0; t < kRows; ++t) xs[t] = hn::LoadU(d, x + t * cols + b * kBlock + j);
+      for (size_t n = 0; n < kWeights; ++n) {
+        const VF w = Block<kType>(rows[n], b).load(d, j);
+        for (size_t t = 0; t < kRows; ++t) sums[t][n] = hn::MulAdd(w, xs[t], sums[t][n]);
+      }
+    }
+  }
+  if (const size_t tail = cols % kBlock; tail != 0) {
+    HWY_ALIGN float padded_x[kBlock] = {};
+    HWY_ALIGN float padded_w[kBlock] = {};
+    for (size_t n = 0; n < kWeights; ++n) {
+      load_floats<kType>(rows[n], blocks * kBlock, tail, padded_w);
+      for (size_t t = 0; t < kRows; ++t) {
+        std::copy_n(x + t * cols + blocks * kBlock, tail, padded_x);
+        for (size_t j = 0; j < tail; j += lanes) {
+          sums[t][n] = hn::MulAdd(hn::Load(d, padded_w + j), hn::Load(d, padded_x + j), sums[t][n]);
+        }
+      }
+    }
+  }
+  for (size_t t = 0; t < kRows; ++t) {
+    float results[kWeights];
+    for (size_t n = 0; n < kWeights; n += 4) sum_four(sums[t] + n, results + n);
+    float* to = out + t * out_stride;
+    for (size_t n = 0; n < count; ++n) to[n] = accumulate ? to[n] + results[n] : results[n];
+  }
+}
+
+// At least eight independent sums, to hide the latency of an addition.
+template <DType kType, size_t kRows>
+HWY_INLINE void linear_rows(const float* x, const WeightView& weight, int64_t begin, int64_t end,
+                            bool accumulate, float* out) {
+  constexpr size_t kWeights = kRows == 1 ? 8 : 4;
+  const auto cols = static_cast<size_t>(weight.cols);
+  for (int64_t n = begin; n < end; n += kWeights) {
+    linear_block<kType, kRows, kWeights>(x, cols, weight.row(n), weight.stride(),
+                                         std::min(kWeights, static_cast<size_t>(end - n)),
+                                         accumulate, out + n, static_cast<size_t>(weight.rows));
+  }
+}
+
+// Weight rows are taken few at a time through all rows of x, so that they come from memory once.
+template <DType kType>
+void linear_range(View<const float, 2> x, const WeightView& weight, int64_t begin, int64_t end,
+                  bool accumulate, float* out) {
+  constexpr int64_t kStrip = 8;
+  const int64_t rows = x.shape(0);
+  for (int64_t n = begin; n < end; n += kStrip) {
+    const int64_t stop = std::min(end, n + kStrip);
+    int64_t t = 0;
+    const auto at = [&](int64_t i) { return x.data() + i * weight.cols; };
+    if constexpr (kMaxRows == 4) {
+      for (; t + 4 <= rows; t += 4) {
+        linear_rows<kType, 4>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+      }
+    }
+    for (; t + 2 <= rows; t += 2) {
+      linear_rows<kType, 2>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+    }
+    if (t < rows) linear_rows<kType, 1>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+  }
+}
+
+void linear_any(View<const float, 2> x, const WeightView& weight, int64_t begin, int64_t end,
+                bool accumulate, float* out) {
+  dispatch_weight_dtype(weight.dtype, [&](auto type) {
+    linear_range<decltype(type)::value>(x, weight, begin, end, accumulate, out);
+  });
+}
+
+}  // namespace freekv::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace freekv::cpu {
+
+HWY_EXPORT(linear_any);
+
+void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
+            bool accumulate, View<float, 2> out) {
+  // A part smaller than this is read before another worker has woken.
+  constexpr int64_t kBytesPerPart = 16 << 10;
+  const auto row_bytes = static_cast<int64_t>(std::max<size_t>(1, weight.stride()));
+  const int64_t grain = std::max<int64_t>(8, kBytesPerPart / row_bytes / 8 * 8);
+  ctx.pool().parallel_for(weight.rows, grain, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(linear_any)(x, weight, begin, end, accumulate, out.data());
+  });
+}
+
+}  // namespace freekv::cpu
+#endif  // HWY_ONCE
