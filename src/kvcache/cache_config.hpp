@@ -30,6 +30,12 @@ struct CacheConfig {
   int64_t max_pages() const { return (max_context + shape.page - 1) / shape.page; }
 };
 
+/// How head pages travel from the slow tier to slots of the fast tier (algorithm.md, section 5).
+enum class RecallMechanism : uint8_t {
+  kGather,    // one pass, straight from the slow pages into the slots
+  kStreamed,  // copied into one of two staging buffers while the other is converted (FreeKV, 4.3)
+};
+
 /// What stays where. The cache allocates from this without knowing the method's name.
 struct CacheNeeds {
   enum class Fast : uint8_t {
@@ -37,10 +43,15 @@ struct CacheNeeds {
     kBudget,  // sink, window and a selected set per head
   };
   Fast fast = Fast::kAll;
-  bool slow = false;             // complete pages also go to the slow tier, once
+  // Complete pages also go to the slow tier, once. With kBudget the prompt passes through the slow
+  // tier in any case and, without `slow`, is dropped when prefill ends.
+  bool slow = false;
+  // False: no pages are selected, and the window takes all that the sink leaves of the budget.
+  bool selects = true;
   std::string sketch;            // a name of sketches/, empty for none
   int dense_layers = 0;          // the first layers keep and attend to all pages
   double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
+  RecallMechanism recall = RecallMechanism::kGather;
 };
 
 }  // namespace freekv

@@ -1,0 +1,53 @@
+#include "kvcache/sketch.hpp"
+
+#include "core/check.hpp"
+
+namespace freekv {
+
+std::string sketch_names() {
+  std::string names;
+  for (const Sketch* sketch : sketch_table()) {
+    if (!names.empty()) names += ", ";
+    names += sketch->name();
+  }
+  return names;
+}
+
+const Sketch& find_sketch(std::string_view name) {
+  for (const Sketch* sketch : sketch_table()) {
+    if (sketch->name() == name) return *sketch;
+  }
+  fail(ErrorCode::kInvalidArgument, "sketch is '{}', must be one of {}", name, sketch_names());
+}
+
+SketchStore::SketchStore(const Sketch& sketch, const KvShape& shape, int64_t max_pages)
+    : sketch_(&sketch),
+      shape_(shape),
+      max_pages_(max_pages),
+      head_bytes_(sketch.store_bytes(shape, max_pages)),
+      memory_(head_bytes_ * static_cast<size_t>(shape.heads)) {}
+
+void SketchStore::build(Backend& backend, const KvPool& pool, int32_t slot, int head,
+                        int64_t page) {
+  check_internal(page >= 0 && page < max_pages_, "page is {}, the sketches hold {}", page,
+                 max_pages_);
+  sketch_->build(backend, pool, slot, head, page,
+                 memory_.data() + head_bytes_ * static_cast<size_t>(head));
+}
+
+void SketchStore::score(Backend& backend, int head, View<const float, 2> q, int64_t first,
+                        View<float, 2> scores) const {
+  check_internal(first >= 0 && first + scores.shape(1) <= max_pages_,
+                 "pages {} to {} are scored, the sketches hold {}", first, first + scores.shape(1),
+                 max_pages_);
+  sketch_->score(backend, shape_, q, memory_.data() + head_bytes_ * static_cast<size_t>(head),
+                 first, scores);
+}
+
+size_t SketchStore::used_bytes(int64_t pages) const {
+  if (empty()) return 0;
+  return sketch_->page_bytes(shape_) * static_cast<size_t>(pages) *
+         static_cast<size_t>(shape_.heads);
+}
+
+}  // namespace freekv
