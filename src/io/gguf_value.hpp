@@ -98,7 +98,7 @@ class GgufNumberArray {
   T operator[](size_t i) const;
 
  private:
-  GgufValue value_{.count = 0};
+  GgufValue value_{.count = 0, .payload = {}};
 };
 
 using GgufIntArray = GgufNumberArray<int64_t>;
