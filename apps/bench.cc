@@ -82,7 +82,10 @@ std::unique_ptr<Sequence> shared_prefix(Engine& dense, std::span<const int32_t> 
 Row bench_row(Engine& engine, std::span<const int32_t> tokens, int batch, const Sequence* prefix,
               const BenchOptions& options, const Interrupt& interrupt) {
   const auto context = static_cast<int64_t>(tokens.size());
-  Row row{.policy = engine.options().policy, .context = context, .batch = batch};
+  Row row;
+  row.policy = engine.options().policy;
+  row.context = context;
+  row.batch = batch;
   std::vector<std::unique_ptr<Sequence>> sequences;
   std::vector<Sequence*> batch_of;
   std::vector<int32_t> next;
@@ -203,16 +206,16 @@ void bench(const BenchOptions& options) {
     for (int batch : options.batches) {
       for (const auto& engine : engines) {
         const Row row = bench_row(*engine, tokens, batch, prefix.get(), options, interrupt);
-        table.add({row.policy, format_count(row.context), fmt::format("{}", row.batch),
-                   fmt::format("{:.0f}", row.prefill_tok_s), fmt::format("{:.3f}", row.decode_ms),
-                   format_bytes(static_cast<double>(row.memory.fast_kv_bytes)),
-                   format_bytes(static_cast<double>(row.memory.slow_kv_bytes)),
-                   row.stats.pages_selected ? fmt::format("{:.1f} %", 100 * hit_rate(row.stats))
-                                            : "-",
-                   format_count(static_cast<int64_t>(row.stats.misses_before)),
-                   format_count(static_cast<int64_t>(row.stats.misses_after)),
-                   format_bytes(static_cast<double>(row.stats.bytes_recalled)),
-                   format_count(static_cast<int64_t>(row.stats.drifted()))});
+        table.add(
+            {row.policy, format_count(row.context), fmt::format("{}", row.batch),
+             fmt::format("{:.0f}", row.prefill_tok_s), fmt::format("{:.3f}", row.decode_ms),
+             format_bytes(static_cast<double>(row.memory.fast_kv_bytes)),
+             format_bytes(static_cast<double>(row.memory.slow_kv_bytes)),
+             row.stats.pages_selected ? fmt::format("{:.1f} %", 100 * hit_rate(row.stats)) : "-",
+             format_count(static_cast<int64_t>(row.stats.misses_before)),
+             format_count(static_cast<int64_t>(row.stats.misses_after)),
+             format_bytes(static_cast<double>(row.stats.bytes_recalled)),
+             format_count(static_cast<int64_t>(row.stats.drifted()))});
         rows.push_back(row_json(row, *engine, options));
         // After every row: an interrupted bench keeps what it measured.
         if (!options.json.empty()) write_json(options.json, rows);

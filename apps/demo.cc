@@ -115,17 +115,17 @@ void print_table(const std::vector<std::unique_ptr<Contestant>>& contestants, si
                "drifted heads", "recalled"});
   for (const auto& c : contestants) {
     const bool retrieves = c->stats.pages_selected > 0;
-    table.add({c->label, fmt::format("{}/{}", c->right, questions),
-               fmt::format("{:.2f}", 1e3 * c->decode_seconds /
-                                         static_cast<double>(std::max<int64_t>(1, c->decode_steps))),
-               format_bytes(static_cast<double>(c->memory.fast_kv_bytes)),
-               format_bytes(static_cast<double>(c->memory.slow_kv_bytes)),
-               format_bytes(static_cast<double>(c->memory.sketch_bytes)),
-               retrieves ? fmt::format("{:.1f} %", 100 * hit_rate(c->stats)) : "-",
-               c->stats.corrections_tested > 0
-                   ? fmt::format("{:.1f} %", 100 * drift_rate(c->stats))
-                   : "-",
-               retrieves ? format_bytes(static_cast<double>(c->stats.bytes_recalled)) : "-"});
+    table.add(
+        {c->label, fmt::format("{}/{}", c->right, questions),
+         fmt::format("{:.2f}", 1e3 * c->decode_seconds /
+                                   static_cast<double>(std::max<int64_t>(1, c->decode_steps))),
+         format_bytes(static_cast<double>(c->memory.fast_kv_bytes)),
+         format_bytes(static_cast<double>(c->memory.slow_kv_bytes)),
+         format_bytes(static_cast<double>(c->memory.sketch_bytes)),
+         retrieves ? fmt::format("{:.1f} %", 100 * hit_rate(c->stats)) : "-",
+         c->stats.corrections_tested > 0 ? fmt::format("{:.1f} %", 100 * drift_rate(c->stats))
+                                         : "-",
+         retrieves ? format_bytes(static_cast<double>(c->stats.bytes_recalled)) : "-"});
   }
   fmt::print("{}", table.format());
 }

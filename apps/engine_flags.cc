@@ -92,12 +92,13 @@ std::string format_bytes(double bytes) {
     bytes /= 1024;
     ++unit;
   }
-  return fmt::format(bytes < 10 && unit > 0 ? "{:.2f} {}" : "{:.0f} {}", bytes, kUnits[unit]);
+  return fmt::format("{:.{}f} {}", bytes, bytes < 10 && unit > 0 ? 2 : 0, kUnits[unit]);
 }
 
 std::string format_count(int64_t count) {
   std::string digits = fmt::format("{}", count);
-  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0); at -= 3) {
+  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0);
+       at -= 3) {
     digits.insert(static_cast<size_t>(at), ",");
   }
   return digits;

@@ -11,10 +11,14 @@ namespace {
 
 const char* end_name(GenerateResult::End end) {
   switch (end) {
-    case GenerateResult::End::kLength: return "length";
-    case GenerateResult::End::kEndToken: return "end";
-    case GenerateResult::End::kContext: return "context";
-    case GenerateResult::End::kCancelled: return "cancelled";
+    case GenerateResult::End::kLength:
+      return "length";
+    case GenerateResult::End::kEndToken:
+      return "end";
+    case GenerateResult::End::kContext:
+      return "context";
+    case GenerateResult::End::kCancelled:
+      return "cancelled";
   }
   return "?";
 }
@@ -30,7 +34,9 @@ double rate(size_t count, double seconds) {
 }  // namespace
 
 double decode_ms(const GenerateResult& result) {
-  return result.decode_steps > 0 ? 1e3 * result.decode_seconds / static_cast<double>(result.decode_steps) : 0;
+  return result.decode_steps > 0
+             ? 1e3 * result.decode_seconds / static_cast<double>(result.decode_steps)
+             : 0;
 }
 
 double hit_rate(const RetrievalStats& stats) { return ratio(stats.hits, stats.pages_selected); }

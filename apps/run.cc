@@ -102,10 +102,11 @@ void add_run(CLI::App& app) {
   command->add_option("-n,--n-predict", options->max_tokens, "most tokens to generate")
       ->capture_default_str();
   add_sampling_options(*command, options->sampling);
-  command
-      ->add_option("--stats", options->stats, "statistics on standard error: text, json or none")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, StatsFormat>{
-          {"text", StatsFormat::kText}, {"json", StatsFormat::kJson}, {"none", StatsFormat::kNone}}))
+  command->add_option("--stats", options->stats, "statistics on standard error: text, json or none")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, StatsFormat>{{"text", StatsFormat::kText},
+                                                                     {"json", StatsFormat::kJson},
+                                                                     {"none", StatsFormat::kNone}}))
       ->default_str("text");
   command->callback([options] { run(*options); });
 }

@@ -95,6 +95,7 @@ class Engine {
   void decode(std::span<Sequence* const> sequences, std::span<const int32_t> tokens);
 
  private:
+  friend class TextStream;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
@@ -122,15 +123,16 @@ struct GenerateRequest {
 };
 GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateRequest& request);
 
-/// Assembles whole UTF-8 characters from tokens; see Engine::decode. One per answer.
+/// Assembles whole UTF-8 characters from tokens; joined they are what Engine::decode gives. One per
+/// answer; refers to the engine.
 class TextStream {
  public:
   explicit TextStream(const Engine& engine);
   ~TextStream();
-  /// The characters completed by this token, possibly none.
-  std::string push(int32_t token);
+  /// The characters completed by this token, possibly none; valid until the next call.
+  std::string_view push(int32_t token);
   /// What is left at the end of an answer cut inside a character.
-  std::string finish();
+  std::string_view finish();
 
  private:
   struct Impl;

@@ -8,20 +8,20 @@
 namespace freekv {
 
 struct EngineOptions {
-  std::string model;             // path of a GGUF file
-  std::string policy = "full";   // NAME or NAME:key=value,key=value
-  std::string backend = "cpu";   // cpu, or reference: the scalar oracle
-  std::string kv_type = "f16";   // f32, f16 or bf16
-  int64_t context = 0;           // most tokens of a sequence; 0 takes the model's
-  int64_t budget = 2048;         // B, tokens attended per step = sink + window + selected
-  int64_t sink = 128;            // S
-  int64_t window = 128;          // W
-  int page = 32;                 // p, tokens per page
-  int threads = 0;               // 0 takes the machine's
-  int max_batch = 1;             // sequences decoded together
-  int chunk = 512;               // tokens of a prefill chunk
-  size_t device_kv = SIZE_MAX;   // bytes of the fast tier, all sequences
-  size_t host_kv = SIZE_MAX;     // bytes of the slow tier, all sequences
+  std::string model;            // path of a GGUF file
+  std::string policy = "full";  // NAME or NAME:key=value,key=value
+  std::string backend = "cpu";  // cpu, or reference: the scalar oracle
+  std::string kv_type = "f16";  // f32, f16 or bf16
+  int64_t context = 0;          // most tokens of a sequence; 0 takes the model's
+  int64_t budget = 2048;        // B, tokens attended per step = sink + window + selected
+  int64_t sink = 128;           // S
+  int64_t window = 128;         // W
+  int page = 32;                // p, tokens per page
+  int threads = 0;              // 0 takes the machine's
+  int max_batch = 1;            // sequences decoded together
+  int chunk = 512;              // tokens of a prefill chunk
+  size_t device_kv = SIZE_MAX;  // bytes of the fast tier, all sequences
+  size_t host_kv = SIZE_MAX;    // bytes of the slow tier, all sequences
 };
 
 /// Applied in this order: repetition penalty, top-k, top-p, min-p, temperature.

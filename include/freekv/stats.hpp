@@ -27,6 +27,8 @@ struct RetrievalStats {
   }
   /// Adds another sequence's counters.
   void add(const RetrievalStats& other);
+  /// All zero, for as many layers as before.
+  void clear();
   /// Takes away an earlier reading of the same counters.
   void subtract(const RetrievalStats& earlier);
 };

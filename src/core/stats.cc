@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "freekv/stats.hpp"
 
@@ -32,6 +33,14 @@ void RetrievalStats::add(const RetrievalStats& other) {
 
 void RetrievalStats::subtract(const RetrievalStats& earlier) {
   for_each_counter(*this, earlier, [](uint64_t& mine, uint64_t theirs) { mine -= theirs; });
+}
+
+void RetrievalStats::clear() {
+  // Keeps the vector's memory: a sequence starts over without allocating.
+  std::vector<uint64_t> layers = std::move(drifted_by_layer);
+  std::fill(layers.begin(), layers.end(), 0);
+  *this = {};
+  drifted_by_layer = std::move(layers);
 }
 
 }  // namespace freekv

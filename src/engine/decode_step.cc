@@ -27,7 +27,11 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
     const LayerWeights& w = model.weights().layers[static_cast<size_t>(layer)];
     // Rows of retrieval are (sequence, KV head): q [R, G, d].
     const int64_t rows = n * kv_heads;
-    LayerStep retrieval{ctx, backend, layer, scale, sequences,
+    LayerStep retrieval{ctx,
+                        backend,
+                        layer,
+                        scale,
+                        sequences,
                         View<const float, 3>(q.data(), rows, heads / kv_heads, dim),
                         ws.attention_rows(rows)};
     policy.begin_layer(retrieval);
@@ -39,8 +43,8 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
     backend.rope(ctx, by_heads(q, heads), ws.row_indices(n), rope, config.rope_style);
     backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
     for (int64_t s = 0; s < n; ++s) {
-      sequences[static_cast<size_t>(s)].cache.append_token(
-          ctx, layer, by_heads(k, kv_heads)[s], by_heads(v, kv_heads)[s]);
+      sequences[static_cast<size_t>(s)].cache.append_token(ctx, layer, by_heads(k, kv_heads)[s],
+                                                           by_heads(v, kv_heads)[s]);
     }
 
     policy.pages_for(retrieval);

@@ -37,8 +37,8 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
                  options.page);
   check_argument(options.max_batch >= 1 && options.max_batch <= 4096,
                  "batch is {}, must be 1 to 4096", options.max_batch);
-  check_argument(options.chunk >= 1 && options.chunk <= 1 << 16,
-                 "chunk is {}, must be 1 to 65536", options.chunk);
+  check_argument(options.chunk >= 1 && options.chunk <= 1 << 16, "chunk is {}, must be 1 to 65536",
+                 options.chunk);
   check_argument(options.sink >= 0, "sink is {}, must be 0 or more", options.sink);
   check_argument(options.window >= 1, "window is {}, must be 1 or more", options.window);
   check_argument(options.budget >= 1, "budget is {}, must be 1 or more", options.budget);
@@ -87,16 +87,17 @@ struct Engine::Impl {
     const CacheConfig cache = cache_config(options.context);
     policy->plan(cache);  // options that cannot be met are refused here, before any prefill
     const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
-    backend->reserve(ctx, {.max_rows = options.max_batch,
-                           .max_chunk = options.chunk,
-                           .max_cols = std::max<int64_t>({config.hidden, config.ffn, q_width}),
-                           .max_weight_rows = std::max<int64_t>(
-                               {config.hidden, config.ffn, q_width, config.vocab}),
-                           .max_pages = cache.max_pages(),
-                           .heads = config.query_heads,
-                           .kv_heads = config.kv_heads,
-                           .head_dim = config.head_dim,
-                           .page = options.page});
+    backend->reserve(
+        ctx,
+        {.max_rows = options.max_batch,
+         .max_chunk = options.chunk,
+         .max_cols = std::max<int64_t>({config.hidden, config.ffn, q_width}),
+         .max_weight_rows = std::max<int64_t>({config.hidden, config.ffn, q_width, config.vocab}),
+         .max_pages = cache.max_pages(),
+         .heads = config.query_heads,
+         .kv_heads = config.kv_heads,
+         .head_dim = config.head_dim,
+         .page = options.page});
     batch.reserve(static_cast<size_t>(options.max_batch));
     info = {.name = config.name,
             .architecture = config.architecture,
@@ -174,9 +175,9 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
                  "a sequence's context is {}, must be 1 to the engine's {}", context,
                  impl_->options.context);
   const CacheConfig config = impl_->cache_config(context);
-  return std::unique_ptr<Sequence>(new Sequence(std::make_unique<Sequence::Impl>(
-      config, impl_->policy->plan(config), *impl_->backend, *impl_->policy,
-      impl_->model.config().vocab)));
+  return std::unique_ptr<Sequence>(new Sequence(
+      std::make_unique<Sequence::Impl>(config, impl_->policy->plan(config), *impl_->backend,
+                                       *impl_->policy, impl_->model.config().vocab)));
 }
 
 namespace {
@@ -189,8 +190,8 @@ PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t>
       a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype) {
     return {};
   }
-  const auto differs = std::mismatch(prompt.begin(), prompt.end(), like_prompt.begin(),
-                                     like_prompt.end());
+  const auto differs =
+      std::mismatch(prompt.begin(), prompt.end(), like_prompt.begin(), like_prompt.end());
   return {&like, differs.first - prompt.begin()};
 }
 
@@ -204,8 +205,8 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
                  "the prompt has {} tokens, the context limit is {}", prompt.size(),
                  sequence.context());
   for (int32_t token : prompt) {
-    check_argument(token >= 0 && token < impl_->info.vocab, "token {} is outside the {} of the model",
-                   token, impl_->info.vocab);
+    check_argument(token >= 0 && token < impl_->info.vocab,
+                   "token {} is outside the {} of the model", token, impl_->info.vocab);
   }
   s.started = false;
   s.cache.reset();
@@ -245,5 +246,15 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
     std::copy_n(logits[static_cast<int64_t>(i)].data(), out.size(), out.data());
   }
 }
+
+struct TextStream::Impl {
+  StreamDecoder decoder;
+};
+
+TextStream::TextStream(const Engine& engine)
+    : impl_(std::make_unique<Impl>(StreamDecoder(engine.impl_->tokenizer))) {}
+TextStream::~TextStream() = default;
+std::string_view TextStream::push(int32_t token) { return impl_->decoder.push(token); }
+std::string_view TextStream::finish() { return impl_->decoder.flush(); }
 
 }  // namespace freekv

@@ -21,10 +21,13 @@ GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateReques
 
   auto start = std::chrono::steady_clock::now();
   try {
-    engine.prefill(sequence, request.prompt, [&](int64_t done) {
-      if (request.on_prefill) request.on_prefill(done);
-      return !cancelled();
-    }, request.like);
+    engine.prefill(
+        sequence, request.prompt,
+        [&](int64_t done) {
+          if (request.on_prefill) request.on_prefill(done);
+          return !cancelled();
+        },
+        request.like);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     result.end = GenerateResult::End::kCancelled;
@@ -35,7 +38,7 @@ GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateReques
 
   start = std::chrono::steady_clock::now();
   TextStream stream(engine);
-  const auto emit = [&](const std::string& text) {
+  const auto emit = [&](std::string_view text) {
     if (request.on_text && !text.empty()) request.on_text(text);
   };
   while (static_cast<int64_t>(result.tokens.size()) < request.max_tokens) {

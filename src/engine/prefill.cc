@@ -36,13 +36,12 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
     backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
 
     const auto pages = cache.append_chunk(ctx, layer, by_heads(k, kv_heads), by_heads(v, kv_heads));
-    backend.prefill_attention(
-        ctx, {.q = by_heads(q, heads),
-              .pool = pages.pool,
-              .slots = pages.slots,
-              .position = position,
-              .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-              .out = by_heads(attended, heads)});
+    backend.prefill_attention(ctx, {.q = by_heads(q, heads),
+                                    .pool = pages.pool,
+                                    .slots = pages.slots,
+                                    .position = position,
+                                    .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                                    .out = by_heads(attended, heads)});
     backend.linear_prefill(ctx, attended, w.output, true, x);
 
     backend.rms_norm(ctx, x, w.ffn_norm, config.norm_eps, normed);

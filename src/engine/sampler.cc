@@ -60,8 +60,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
     return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
   };
   if (options_.temperature == 0) {
-    const int32_t token =
-        std::min_element(candidates_.begin(), candidates_.end(), better)->token;
+    const int32_t token = std::min_element(candidates_.begin(), candidates_.end(), better)->token;
     accept(token);
     return token;
   }

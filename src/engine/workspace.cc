@@ -11,11 +11,16 @@ Workspace::Workspace(const ModelConfig& config, int64_t rows, int64_t batch) : c
     float** pointer;
     int64_t count;
   };
-  const Part parts[] = {{&hidden_, rows * config.hidden}, {&normed_, rows * config.hidden},
-                        {&q_, rows * q_width()},          {&k_, rows * kv_width()},
-                        {&v_, rows * kv_width()},         {&attention_, rows * q_width()},
-                        {&gate_, rows * config.ffn},      {&up_, rows * config.ffn},
-                        {&cos_, rows * pairs},            {&sin_, rows * pairs},
+  const Part parts[] = {{&hidden_, rows * config.hidden},
+                        {&normed_, rows * config.hidden},
+                        {&q_, rows * q_width()},
+                        {&k_, rows * kv_width()},
+                        {&v_, rows * kv_width()},
+                        {&attention_, rows * q_width()},
+                        {&gate_, rows * config.ffn},
+                        {&up_, rows * config.ffn},
+                        {&cos_, rows * pairs},
+                        {&sin_, rows * pairs},
                         {&logits_, batch * config.vocab}};
   const auto padded = [](int64_t count) { return (static_cast<size_t>(count) + 15) / 16 * 16; };
   size_t total = 0;

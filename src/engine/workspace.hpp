@@ -18,15 +18,15 @@ class Workspace {
  public:
   Workspace(const ModelConfig& config, int64_t rows, int64_t batch);
 
-  View<float, 2> hidden(int64_t n) { return {hidden_, n, config_.hidden}; }
-  View<float, 2> normed(int64_t n) { return {normed_, n, config_.hidden}; }
-  View<float, 2> q(int64_t n) { return {q_, n, q_width()}; }
-  View<float, 2> k(int64_t n) { return {k_, n, kv_width()}; }
-  View<float, 2> v(int64_t n) { return {v_, n, kv_width()}; }
-  View<float, 2> attention(int64_t n) { return {attention_, n, q_width()}; }
-  View<float, 2> gate(int64_t n) { return {gate_, n, config_.ffn}; }
-  View<float, 2> up(int64_t n) { return {up_, n, config_.ffn}; }
-  View<float, 2> logits(int64_t n) { return {logits_, n, config_.vocab}; }
+  View<float, 2> hidden(int64_t n) { return View<float, 2>(hidden_, n, config_.hidden); }
+  View<float, 2> normed(int64_t n) { return View<float, 2>(normed_, n, config_.hidden); }
+  View<float, 2> q(int64_t n) { return View<float, 2>(q_, n, q_width()); }
+  View<float, 2> k(int64_t n) { return View<float, 2>(k_, n, kv_width()); }
+  View<float, 2> v(int64_t n) { return View<float, 2>(v_, n, kv_width()); }
+  View<float, 2> attention(int64_t n) { return View<float, 2>(attention_, n, q_width()); }
+  View<float, 2> gate(int64_t n) { return View<float, 2>(gate_, n, config_.ffn); }
+  View<float, 2> up(int64_t n) { return View<float, 2>(up_, n, config_.ffn); }
+  View<float, 2> logits(int64_t n) { return View<float, 2>(logits_, n, config_.vocab); }
 
   /// cos/sin of the given positions; row t of a step stands at positions()[t] = t of this table.
   RopeTable rope_table(const RopeFrequencies& frequencies, std::span<const int64_t> at);

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""The program as a person meets it: outputs, bad input, Ctrl-C.
+
+Bad input must give exactly one line on standard error, nothing on standard output, exit code 2.
+"""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+PROGRAM = ROOT / "build/release/bin/freekv"
+MODEL = ROOT / "models/freekv-demo.gguf"
+sys.path.insert(0, str(ROOT / "tools/train_demo_model"))
+import gguf_file  # noqa: E402
+
+checks = failures = 0
+
+
+def check(name: str, holds: bool, detail: object = "") -> None:
+    global checks, failures
+    checks += 1
+    if not holds:
+        failures += 1
+        print(f"FAILED {name}: {detail}")
+
+
+def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess:
+    return subprocess.run([PROGRAM, *map(str, arguments)], input=stdin, capture_output=True,
+                          timeout=120)
+
+
+def refused(name: str, expected: str, *arguments: object) -> None:
+    done = run(*arguments)
+    error = done.stderr.decode(errors="replace")
+    good = (done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1
+            and re.search(expected, error))
+    check(name, bool(good), (done.returncode, done.stdout[:80], error))
+
+
+def write_model(path: pathlib.Path, **changes: object) -> None:
+    """A small file with the keys of a llama model, some of them changed."""
+    keys = {"general.architecture": (gguf_file.STRING, "llama")}
+    keys.update({k: v for k, v in changes.items() if v is not None})
+    gguf_file.write(str(path), [(k, *v) for k, v in keys.items()], [])
+
+
+def bad_files(folder: pathlib.Path) -> None:
+    good = MODEL.read_bytes()
+    (folder / "magic.gguf").write_bytes(b"GGML" + good[4:1000])
+    (folder / "short.gguf").write_bytes(good[:100000])
+    (folder / "empty.gguf").write_bytes(b"")
+    # Q4_K is type 12: change the first matrix's type in place.
+    reader = gguf_file.Reader(str(MODEL))
+    name = "blk.0.attn_q.weight"
+    at = good.index(len(name).to_bytes(8, "little") + name.encode()) + 8 + len(name)
+    at += 4 + 8 * len(reader.tensors[name][1])
+    (folder / "q4k.gguf").write_bytes(good[:at] + (12).to_bytes(4, "little") + good[at + 4:])
+    write_model(folder / "arch.gguf", **{"general.architecture": (gguf_file.STRING, "mamba")})
+
+    for command in (("run", "-p", "hi", "-m"), ("info",), ("tokenize",)):
+        refused(f"{command[0]} missing file", r"none\.gguf.*[Nn]o such file", *command,
+                folder / "none.gguf")
+        refused(f"{command[0]} directory", "directory", *command, folder)
+        refused(f"{command[0]} magic", "magic", *command, folder / "magic.gguf")
+        refused(f"{command[0]} truncated", r"short\.gguf", *command, folder / "short.gguf")
+        refused(f"{command[0]} empty", r"empty\.gguf", *command, folder / "empty.gguf")
+    refused("tensor type", r"attn_q.*Q4_K|Q4_K.*attn_q", "run", "-m", folder / "q4k.gguf", "-p", "hi")
+    refused("architecture", "mamba", "run", "-m", folder / "arch.gguf", "-p", "hi")
+    refused("prompt file", r"none\.txt", "run", "-m", MODEL, "-f", folder / "none.txt")
+    refused("prompt directory", "directory", "run", "-m", MODEL, "-f", folder)
+
+
+def bad_options() -> None:
+    ask = ("run", "-m", MODEL, "-p", "hi there")
+    refused("no prompt", "prompt", "run", "-m", MODEL)
+    refused("long prompt", r"\d+ tokens.*limit is 2\b", "run", "-m", MODEL, "--ctx", 2, "-p",
+            "one two three four five")
+    refused("context", "1000000000", *ask, "--ctx", 1000000000)
+    refused("policy", "nosuch.*full", *ask, "--policy", "nosuch")
+    refused("policy key", "speed.*tau", *ask, "--policy", "freekv:speed=3")
+    refused("policy value", "tau.*fast", *ask, "--policy", "freekv:tau=fast")
+    refused("small budget", r"budget is 100.*288", *ask, "--policy", "freekv", "--budget", 100)
+    refused("size", "--device-kv.*lots", *ask, "--device-kv", "lots")
+    refused("temperature", "-1", *ask, "--temp=-1")
+    refused("threads", "threads is -2", *ask, "--threads=-2")
+    refused("kv type", "q4", *ask, "--kv-type", "q4")
+    refused("unknown option", "--frobnicate", *ask, "--frobnicate")
+    refused("no command", "subcommand", )
+    refused("negative n", "-5", *ask, "-n", "-5")
+
+
+def good_input() -> None:
+    done = run("run", "-m", MODEL, "-p", "The house stood", "-n", 8, "--stats", "json")
+    check("run", done.returncode == 0 and len(done.stdout) > 1, done)
+    stats = json.loads(done.stderr)
+    check("stats", stats["generated_tokens"] == 8 and stats["policy"] == "full", stats)
+    again = run("run", "-m", MODEL, "-p", "The house stood", "-n", 8, "--stats", "none")
+    check("same text, no statistics", again.stdout == done.stdout and again.stderr == b"", again)
+    one = run("run", "-m", MODEL, "-p", "The house", "-n", 12, "--temp", 1, "--seed", 7)
+    two = run("run", "-m", MODEL, "-p", "The house", "-n", 12, "--temp", 1, "--seed", 7)
+    check("seed", one.stdout == two.stdout and one.returncode == 0, (one, two))
+
+    raw = run("run", "-m", MODEL, "-p", b"\xff\xfe\x80 caf\xe9".decode("latin-1"), "-n", 1)
+    check("latin text", raw.returncode == 0, raw)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\xff\xfe\x80 caf\xe9 \xf0\x9f")
+        file.flush()
+        check("invalid UTF-8 is bytes", run("run", "-m", MODEL, "-f", file.name, "-n", 1).returncode
+              == 0)
+        ids = run("tokenize", MODEL, "-f", file.name)
+        check("tokenize", re.fullmatch(rb"\d+( \d+)*\n", ids.stdout) is not None, ids)
+    info = run("info", MODEL, "--tensors")
+    check("info", info.returncode == 0 and b"llama: 6 layers" in info.stdout
+          and b"blk.5.ffn_down.weight" in info.stdout, info)
+    check("zero tokens", run("run", "-m", MODEL, "-p", "hi", "-n", 0).stdout == b"")
+    check("help", run("--help").returncode == 0)
+
+
+def interrupted() -> None:
+    """Ctrl-C during generation, and during a long prefill."""
+    long = (ROOT / "models/demo_document.txt").read_text() * 4
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(long)
+        file.flush()
+        for name, arguments in (("generation", ("-p", "The house", "-n", "100000")),
+                                ("prefill", ("-f", file.name, "-n", "4"))):
+            process = subprocess.Popen([PROGRAM, "run", "-m", MODEL, "--stats", "json", *arguments],
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            time.sleep(1.0)
+            process.send_signal(signal.SIGINT)
+            try:
+                _, error = process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                check(f"Ctrl-C in {name}", False, "did not end")
+                continue
+            last = error.decode().strip().splitlines()[-1]
+            check(f"Ctrl-C in {name}", process.returncode == 130 and
+                  json.loads(last)["end"] == "cancelled", (process.returncode, error[-300:]))
+
+
+def main() -> None:
+    os.environ.pop("OPENBLAS_CORETYPE", None)
+    with tempfile.TemporaryDirectory() as folder:
+        bad_files(pathlib.Path(folder))
+    bad_options()
+    good_input()
+    interrupted()
+    print(f"{checks - failures} passed, {failures} failed")
+    sys.exit(failures > 0)
+
+
+if __name__ == "__main__":
+    main()

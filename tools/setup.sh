@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs what is missing for `build`, `test` or `bench` on Debian 12: as root with apt, otherwise
+# it prints the one line to run. Python packages go to .venv in the repository.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose="${1:-build}"
+
+packages=(g++ cmake ninja-build pkg-config libhwy-dev libopenblas0-pthread libopenblas-pthread-dev
+          libfmt-dev libcli11-dev nlohmann-json3-dev libpcre2-dev)
+case "$purpose" in
+  build) ;;
+  test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang
+                    libclang-rt-14-dev clang-format clang-tidy ccache git python3 python3-venv) ;;
+  bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev libblis4-pthread
+                    libdnnl2 ccache python3 python3-venv python3-dev) ;;
+  *) echo "usage: tools/setup.sh build|test|bench" >&2; exit 2 ;;
+esac
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
+    missing+=("$package")
+done
+if ((${#missing[@]})); then
+  install=(apt-get install -y --no-install-recommends "${missing[@]}")
+  if [[ $(id -u) -ne 0 ]]; then
+    echo "Some packages are missing. Run this line, then the same command again:" >&2
+    echo "  sudo ${install[*]}" >&2
+    exit 1
+  fi
+  echo "installing: ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null
+fi
+
+# Python packages of the tests and benchmarks, once per list.
+requirements="tools/requirements-$purpose.txt"
+if [[ -f $requirements ]]; then
+  stamp=".venv/.installed-$purpose"
+  if ! cmp -s "$requirements" "$stamp"; then
+    [[ -x .venv/bin/python ]] || python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$stamp"
+  fi
+fi
