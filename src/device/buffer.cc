@@ -41,4 +41,8 @@ Buffer::~Buffer() {
   if (data_) munmap(data_, (bytes_ + kSmallPage - 1) / kSmallPage * kSmallPage);
 }
 
+void Buffer::discard() {
+  if (data_) madvise(data_, bytes_, MADV_DONTNEED);
+}
+
 }  // namespace freekv

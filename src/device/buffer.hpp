@@ -27,6 +27,9 @@ class Buffer {
   size_t bytes() const { return bytes_; }
   bool empty() const { return bytes_ == 0; }
 
+  /// Gives the memory back to the system but keeps the addresses; it reads as zero afterwards.
+  void discard();
+
   /// The memory as an array of T; bytes() must hold a whole number of them.
   template <typename T>
   std::span<T> as() {

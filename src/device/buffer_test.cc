@@ -32,5 +32,14 @@ TEST(Buffer, ImpossibleSizeThrows) {
   EXPECT_THROW(Buffer(~size_t{0}), Error);
 }
 
+TEST(Buffer, DiscardLeavesZeros) {
+  Buffer buffer(100000);
+  buffer.as<uint8_t>()[99999] = 7;
+  buffer.discard();
+  EXPECT_EQ(buffer.bytes(), 100000u);
+  EXPECT_EQ(buffer.as<uint8_t>()[99999], 0);
+  Buffer().discard();
+}
+
 }  // namespace
 }  // namespace freekv

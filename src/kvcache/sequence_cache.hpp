@@ -8,15 +8,27 @@
 #include "backends/backend.hpp"
 #include "freekv/stats.hpp"
 #include "kvcache/cache_config.hpp"
+#include "kvcache/layer_cache.hpp"
+#include "kvcache/page_layout.hpp"
+#include "kvcache/recall.hpp"
 
 namespace freekv {
+
+/// What a cache borrows from the engine around it; all of it may be left out.
+struct CacheServices {
+  /// Shared by the sequences of an engine. Null: a cache that recalls starts one of its own.
+  std::shared_ptr<RecallEngine> recall;
+  /// Null: host memory.
+  SlowTierFactory make_slow;
+};
 
 /// Used by one thread at a time; recall runs behind it on threads of its own. All memory is taken
 /// by the constructor, which throws Error(kOutOfMemory) with both byte counts when a limit is too
 /// small; nothing is allocated afterwards.
 class SequenceCache {
  public:
-  SequenceCache(const CacheConfig& config, const CacheNeeds& needs, Backend& backend);
+  SequenceCache(const CacheConfig& config, const CacheNeeds& needs, Backend& backend,
+                CacheServices services = {});
   ~SequenceCache();
   SequenceCache(const SequenceCache&) = delete;
   SequenceCache& operator=(const SequenceCache&) = delete;
@@ -29,7 +41,8 @@ class SequenceCache {
 
   // --- prefill: for each chunk, for each layer: append, then attention over what is returned ----
   /// Appends k, v [T, M, d] of the chunk at tokens() to `layer` and returns pool and slots to
-  /// attend to, sink to now, in PrefillAttention's terms.
+  /// attend to, sink to now, in PrefillAttention's terms. May follow decode steps (a further
+  /// prompt), unless the policy dropped the first one's KV: Error(kInvalidArgument).
   struct PrefillPages {
     KvPool pool;
     std::span<const int32_t> slots;
@@ -47,6 +60,31 @@ class SequenceCache {
                     View<const float, 2> v);
   /// The step is over: tokens() grows by one; a page that filled is sketched and offloaded once.
   void commit_token(ExecutionContext& ctx);
+
+  // --- what policies work on; T = tokens() + 1 counts the token of the step under way -----------
+  const PageLayout& layout() const;
+  LayerCache& layer(int layer);
+  /// Whether `layer` selects pages in this step: T > B, and the layer is not dense.
+  bool retrieves(int layer) const;
+  /// Every page so far, for one head.
+  AttentionRow dense_row(int layer, int head) const;
+  /// Sink, `pages` (ascending candidates, resident in this head) and window, in order of pages.
+  /// The slots are written to `slots`, which must have room for layout().attended_pages() and
+  /// stay as it is until attention has run.
+  AttentionRow sparse_row(int layer, int head, std::span<const int32_t> pages,
+                          std::span<int32_t> slots) const;
+  /// Starts what was handed to the layer's recall_later(); returns at once.
+  void submit_recall(int layer);
+  /// Waits for it, counts the time in stats().wait_ns and rethrows what failed.
+  void finish_recall(ExecutionContext& ctx, int layer);
+
+  /// Whether the KV of all tokens() is still somewhere: not so once a policy dropped the prompt's.
+  bool keeps_all() const;
+  /// Copies K and V of the tokens from `first` on of `layer` out of whichever tier holds them, as
+  /// f32: k, v [T, M, d]. For another sequence with the same prefix. Throws Error(kInvalidArgument)
+  /// when they were dropped or do not exist. May allocate; not between append and commit.
+  void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
+                   View<float, 3> v) const;
 
   /// Forgets everything: equal to a fresh cache.
   void reset();

@@ -1,0 +1,76 @@
+// What policies that select pages share: memory for selections, and the walk over a batch's rows.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/function_ref.hpp"
+#include "kvcache/page_table.hpp"
+#include "kvcache/selection.hpp"
+#include "policies/policy.hpp"
+
+namespace freekv {
+
+/// Selections of one sequence, per (layer, KV head), and working memory per KV head, so that the
+/// heads of a sequence can be worked on at once.
+class RetrievalState : public PolicyState {
+ public:
+  RetrievalState(const CacheConfig& config, const CacheNeeds& needs);
+
+  /// The pages selected last, ascending.
+  std::span<const int32_t> selected(int layer, int head) const;
+  /// Selects with `q` [G, d] among the candidates of a step at which T = `tokens`.
+  void select(Backend& backend, SequenceCache& cache, int layer, int head, View<const float, 2> q,
+              float scale, Pooling pooling, int64_t tokens);
+
+  /// Room for the misses of one selection of this head.
+  std::span<PageMove> move_room(int head);
+  /// Misses that the last make_resident() of this head found, kept in move_room().
+  std::span<PageMove> moves(int head);
+  void set_moves(int head, size_t count) { move_counts_[static_cast<size_t>(head)] = count; }
+  /// Room for the slots that this head attends to in a step.
+  std::span<int32_t> row_slots(int head);
+
+  /// Forgets all selections.
+  void forget();
+
+ private:
+  size_t row(int layer, int head) const;
+
+  int heads_;
+  size_t selected_max_;
+  size_t candidates_max_;
+  size_t scores_per_head_;
+  size_t attended_max_;
+  std::vector<int32_t> pages_;       // [layers][heads][k]
+  std::vector<size_t> page_counts_;  // [layers][heads]
+  std::vector<float> scores_;        // [heads][G * candidates]
+  std::vector<float> pooled_;        // [heads][candidates]
+  std::vector<PageMove> moves_;      // [heads][k]
+  std::vector<size_t> move_counts_;  // [heads]
+  std::vector<int32_t> row_slots_;   // [heads][attended pages]
+};
+
+/// One (sequence, KV head) of a step.
+struct StepRow {
+  int sequence = 0;
+  int head = 0;
+};
+
+/// Calls body(row) on the workers, for every row of the step that `wanted` chooses. Each row is
+/// one worker's. Takes no memory.
+void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
+              FunctionRef<void(const StepRow&)> body);
+
+/// The row of the step's spans: sequence * M + head.
+size_t row_index(const LayerStep& step, const StepRow& row);
+/// q [G, d] of the row.
+View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
+
+/// Gives all heads of the sequence the pages so far.
+void set_dense_rows(LayerStep& step, int sequence);
+/// Gives the row sink, its selected pages and the window.
+void set_sparse_row(LayerStep& step, const StepRow& row, RetrievalState& state);
+
+}  // namespace freekv
