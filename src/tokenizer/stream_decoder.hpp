@@ -1,0 +1,35 @@
+// Tokens to text as they are generated, never in the middle of a UTF-8 character.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "tokenizer/tokenizer.hpp"
+
+namespace freekv {
+
+/// Joined, the pieces are exactly what Tokenizer::decode() gives for the same tokens. A character
+/// whose bytes come in several tokens is held back until it is whole; bytes that cannot become a
+/// character are passed on as they are. Not thread-safe; refers to the tokenizer.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool special = false)
+      : tokenizer_(&tokenizer), special_(special) {}
+
+  /// The text that is complete with this token, valid until the next call; may be empty. At most 3
+  /// bytes are held back. Throws Error(kInvalidArgument) for an id outside the vocabulary, and then
+  /// changes nothing. Allocates only until the buffer has held the longest token.
+  std::string_view push(int32_t token);
+
+  /// What is still held back: an incomplete character; empties the decoder.
+  std::string_view flush();
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool special_;
+  std::string buffer_;
+  size_t handed_out_ = 0;  // bytes of buffer_ that the last call returned
+};
+
+}  // namespace freekv

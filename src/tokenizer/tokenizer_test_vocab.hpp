@@ -1,0 +1,93 @@
+// Vocabularies for tests and fuzzing: the published ones in ../shared, and small made-up ones.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/gguf_test_file.hpp"
+#include "tokenizer/byte_alphabet.hpp"
+#include "tokenizer/tokenizer.hpp"
+
+namespace freekv {
+
+/// A vocabulary of all 256 bytes, a few merges, and special tokens; with the strings that the views
+/// of TokenizerSpec need to live.
+class SmallVocabulary {
+ public:
+  explicit SmallVocabulary(std::string_view pre_tokenizer = "qwen2") : pre_(pre_tokenizer) {
+    for (int byte = 0; byte < 256; ++byte)
+      add(spell_bytes(std::string(1, static_cast<char>(byte))));
+    for (const auto& [left, right] :
+         std::vector<std::pair<std::string, std::string>>{{"a", "a"},
+                                                          {"aa", "aa"},
+                                                          {"aaaa", "aaaa"},
+                                                          {"h", "e"},
+                                                          {"l", "l"},
+                                                          {"he", "ll"},
+                                                          {"hell", "o"},
+                                                          {" ", "hello"},
+                                                          {"\xf0", "\x9f"},
+                                                          {"\xff", "\xff"},
+                                                          {" ", " "},
+                                                          {"\n", "\n"},
+                                                          {"1", "2"}}) {
+      add(spell_bytes(left + right));
+      merges.push_back(spell_bytes(left) + " " + spell_bytes(right));
+    }
+    for (const std::string_view special : {"<|im_start|>", "<|im_end|>", "<|endoftext|>"}) {
+      add(std::string(special), TokenType::kControl);
+    }
+    add("<tool>", TokenType::kUserDefined);
+    add("<tool>s", TokenType::kUserDefined);
+  }
+
+  TokenizerSpec spec() const {
+    TokenizerSpec spec;
+    spec.source = "small";
+    spec.pre_tokenizer = pre_;
+    spec.tokens.assign(tokens.begin(), tokens.end());
+    spec.types = types;
+    spec.merges.assign(merges.begin(), merges.end());
+    spec.bos = spec.eos = id_of("<|endoftext|>");
+    return spec;
+  }
+
+  /// The id of a token as it is spelt.
+  int32_t id_of(std::string_view token) const {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      if (tokens[i] == token) return static_cast<int32_t>(i);
+    }
+    return kNoToken;
+  }
+
+  /// The same vocabulary as the metadata of a model file.
+  GgufTestFile file() const {
+    GgufTestFile file;
+    file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre_);
+    file.texts("tokenizer.ggml.tokens", tokens).texts("tokenizer.ggml.merges", merges);
+    std::vector<int32_t> numbers;
+    for (const TokenType type : types) numbers.push_back(static_cast<int32_t>(type));
+    file.array<int32_t>("tokenizer.ggml.token_type", numbers);
+    file.scalar<uint32_t>("tokenizer.ggml.bos_token_id",
+                          static_cast<uint32_t>(id_of("<|endoftext|>")));
+    file.scalar<uint32_t>("tokenizer.ggml.eos_token_id",
+                          static_cast<uint32_t>(id_of("<|im_end|>")));
+    file.text("tokenizer.chat_template", "{{ messages }}");
+    return file;
+  }
+
+  void add(std::string token, TokenType type = TokenType::kNormal) {
+    tokens.push_back(std::move(token));
+    types.push_back(type);
+  }
+
+  std::vector<std::string> tokens;
+  std::vector<TokenType> types;
+  std::vector<std::string> merges;
+
+ private:
+  std::string pre_;
+};
+
+}  // namespace freekv
