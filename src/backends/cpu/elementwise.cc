@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backends/projection_checks.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/elementwise.cc"
 #include <hwy/foreach_target.h>
@@ -120,6 +122,7 @@ int64_t row_grain(int64_t n) { return std::max<int64_t>(1, 32768 / std::max<int6
 
 void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
            View<float, 2> out) {
+  check_embed(table, ids, out);
   ctx.pool().parallel_for(
       out.shape(0), row_grain(out.shape(1)), [&](int64_t begin, int64_t end, int) {
         for (int64_t t = begin; t < end; ++t) {
@@ -130,6 +133,7 @@ void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32
 
 void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight, float eps,
               View<float, 2> out) {
+  check_rms_norm(x, weight, out);
   const int64_t n = x.shape(1);
   ctx.pool().parallel_for(x.shape(0), row_grain(n), [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
@@ -141,6 +145,7 @@ void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1
 
 void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
           const RopeTable& table, RopeStyle style) {
+  check_rope(x, positions, table);
   const int64_t heads = x.shape(1);
   const int64_t d = x.shape(2);
   ctx.pool().parallel_for(x.shape(0), row_grain(heads * d), [&](int64_t begin, int64_t end, int) {
@@ -158,6 +163,7 @@ void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> posi
 
 void swiglu(ExecutionContext& ctx, View<const float, 2> gate, View<const float, 2> up,
             View<float, 2> out) {
+  check_swiglu(gate, up, out);
   // Cut by rows, so that what a vector holds is the same for any number of workers.
   const int64_t n = gate.shape(1);
   ctx.pool().parallel_for(gate.shape(0), row_grain(4 * n), [&](int64_t begin, int64_t end, int) {

@@ -20,8 +20,9 @@ HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
 /// A tile is kTileRows rows by up to kTileVectors vectors: its sums, one row of B and one value of
-/// A fill the registers (32 with AVX-512 and on Arm, else 16).
-#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM
+/// A fill the registers (32 with AVX-512 and on Arm, else 16). Panels are packed four columns at a
+/// time, so there are never fewer.
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM || HWY_TARGET == HWY_SCALAR
 inline constexpr size_t kTileVectors = 4;
 #else
 inline constexpr size_t kTileVectors = 2;

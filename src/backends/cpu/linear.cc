@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "backends/projection_checks.hpp"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/linear.cc"
 #include <hwy/foreach_target.h>
@@ -140,6 +142,7 @@ HWY_EXPORT(linear_any);
 
 void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
             bool accumulate, View<float, 2> out) {
+  check_linear(x, weight, out);
   // A part smaller than this is read before another worker has woken.
   constexpr int64_t kBytesPerPart = 16 << 10;
   const auto row_bytes = static_cast<int64_t>(std::max<size_t>(1, weight.stride()));

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/check.hpp"
+#include "backends/projection_checks.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/linear_prefill.cc"
@@ -91,6 +91,7 @@ void LinearPrefillScratch::reserve(ExecutionContext&, const BackendLimits& limit
 
 void linear_prefill(ExecutionContext& ctx, LinearPrefillScratch& scratch, View<const float, 2> x,
                     const WeightView& weight, bool accumulate, View<float, 2> out) {
+  check_linear(x, weight, out);
   const auto cols = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(linear_panel_cols)());
   const int64_t panel_floats = cols * weight.cols;
   const std::span<float> packed = scratch.panels.as<float>();

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "backends/cpu/prefill_workspace.hpp"
-#include "core/check.hpp"
+#include "backends/projection_checks.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backends/cpu/prefill_attention.cc"
@@ -212,6 +212,7 @@ void PrefillAttentionScratch::reserve(ExecutionContext& ctx, const BackendLimits
 
 void prefill_attention(ExecutionContext& ctx, PrefillAttentionScratch& scratch,
                        const PrefillAttention& params) {
+  check_prefill_attention(params);
   const int64_t tokens = params.q.shape(0);
   const int kv_heads = params.pool.shape.heads;
   const auto group = static_cast<size_t>(params.q.shape(1) / kv_heads);
@@ -221,10 +222,6 @@ void prefill_attention(ExecutionContext& ctx, PrefillAttentionScratch& scratch,
   check_internal(floats * static_cast<size_t>(ctx.threads()) <= memory.size(),
                  "prefill attention of {} x {} needs {} floats per worker, reserved {} in all",
                  group, head_dim, floats, memory.size());
-  check_internal(params.position + tokens <=
-                     static_cast<int64_t>(params.slots.size()) * params.pool.shape.page,
-                 "{} tokens do not fit {} pages of {}", params.position + tokens,
-                 params.slots.size(), params.pool.shape.page);
 
   // Blocks as large as the workspace holds, but enough of them for every worker to have a few.
   const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(kBlockRows / group));

@@ -2,10 +2,13 @@
 
 #include <cmath>
 
+#include "backends/projection_checks.hpp"
+
 namespace freekv::reference {
 
 void embed(ExecutionContext&, const WeightView& table, std::span<const int32_t> ids,
            View<float, 2> out) {
+  check_embed(table, ids, out);
   for (int64_t t = 0; t < out.shape(0); ++t) {
     const std::byte* row = table.row(ids[static_cast<size_t>(t)]);
     for (int64_t i = 0; i < out.shape(1); ++i) out[t][i] = load_element(table.dtype, row, i);
@@ -14,6 +17,7 @@ void embed(ExecutionContext&, const WeightView& table, std::span<const int32_t> 
 
 void rms_norm(ExecutionContext&, View<const float, 2> x, View<const float, 1> weight, float eps,
               View<float, 2> out) {
+  check_rms_norm(x, weight, out);
   const int64_t n = x.shape(1);
   for (int64_t t = 0; t < x.shape(0); ++t) {
     double squares = 0;
@@ -27,6 +31,7 @@ void rms_norm(ExecutionContext&, View<const float, 2> x, View<const float, 1> we
 
 void rope(ExecutionContext&, View<float, 3> x, std::span<const int64_t> positions,
           const RopeTable& table, RopeStyle style) {
+  check_rope(x, positions, table);
   const int64_t half = x.shape(2) / 2;
   for (int64_t t = 0; t < x.shape(0); ++t) {
     const int64_t position = positions[static_cast<size_t>(t)];
@@ -48,6 +53,7 @@ void rope(ExecutionContext&, View<float, 3> x, std::span<const int64_t> position
 
 void swiglu(ExecutionContext&, View<const float, 2> gate, View<const float, 2> up,
             View<float, 2> out) {
+  check_swiglu(gate, up, out);
   for (int64_t i = 0; i < gate.size(); ++i) {
     const double g = gate.data()[i];
     out.data()[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * up.data()[i]);

@@ -1,6 +1,6 @@
 #include "backends/reference/linear.hpp"
 
-#include "core/check.hpp"
+#include "backends/projection_checks.hpp"
 
 namespace freekv::reference {
 
@@ -11,6 +11,7 @@ void LinearScratch::reserve(ExecutionContext& ctx, const BackendLimits& limits) 
 
 void linear(ExecutionContext& ctx, LinearScratch& scratch, View<const float, 2> x,
             const WeightView& weight, bool accumulate, View<float, 2> out) {
+  check_linear(x, weight, out);
   const int64_t cols = weight.cols;
   check_internal(static_cast<size_t>(ctx.threads() * cols) <= scratch.rows.as<float>().size(),
                  "a linear layer of {} columns, reserved {} bytes", cols, scratch.rows.bytes());
