@@ -1,0 +1,106 @@
+#include "tiny_model.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <random>
+
+#include "tokenizer/byte_alphabet.hpp"
+
+namespace freekv {
+namespace {
+
+constexpr uint32_t kTypeF32 = 0;
+constexpr int32_t kNormal = 1, kControl = 3;
+
+std::string random_matrix(std::mt19937& random, int64_t rows, int64_t cols, float deviation) {
+  std::normal_distribution<float> normal(0, deviation);
+  std::string data;
+  for (int64_t i = 0; i < rows * cols; ++i) data += GgufTestFile::number(normal(random));
+  return data;
+}
+
+std::string ones(int64_t count) {
+  std::string data;
+  for (int64_t i = 0; i < count; ++i) data += GgufTestFile::number(1.0f);
+  return data;
+}
+
+}  // namespace
+
+GgufTestFile tiny_model_records(const TinyModelShape& s) {
+  GgufTestFile file;
+  const auto u32 = [](int value) { return static_cast<uint32_t>(value); };
+  file.text("general.architecture", "llama").text("general.name", "tiny");
+  file.scalar("llama.context_length", u32(s.context))
+      .scalar("llama.embedding_length", u32(s.hidden))
+      .scalar("llama.block_count", u32(s.layers))
+      .scalar("llama.feed_forward_length", u32(s.ffn))
+      .scalar("llama.attention.head_count", u32(s.query_heads))
+      .scalar("llama.attention.head_count_kv", u32(s.kv_heads))
+      .scalar("llama.attention.key_length", u32(s.head_dim))
+      .scalar("llama.attention.value_length", u32(s.head_dim))
+      .scalar("llama.attention.layer_norm_rms_epsilon", 1e-6f)
+      .scalar("llama.rope.freq_base", 10000.0f);
+
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    tokens.push_back(spell_bytes(std::string_view(&c, 1)));
+    types.push_back(kNormal);
+  }
+  for (const char* control : {"<|im_start|>", "<|im_end|>"}) {
+    tokens.emplace_back(control);
+    types.push_back(kControl);
+  }
+  const auto vocab = static_cast<uint64_t>(tokens.size());
+  file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "qwen2");
+  file.texts("tokenizer.ggml.tokens", tokens).array("tokenizer.ggml.token_type", types);
+  file.texts("tokenizer.ggml.merges", {});
+  file.scalar("tokenizer.ggml.eos_token_id", uint32_t{257});
+  file.text("tokenizer.chat_template", "{{ '<|im_start|>' }}");
+
+  std::mt19937 random(1234);
+  const auto hidden = static_cast<uint64_t>(s.hidden), ffn = static_cast<uint64_t>(s.ffn);
+  const auto q_width = static_cast<uint64_t>(s.query_heads * s.head_dim);
+  const auto kv_width = static_cast<uint64_t>(s.kv_heads * s.head_dim);
+  const auto matrix = [&](const std::string& name, uint64_t rows, uint64_t cols, float deviation) {
+    file.tensor(name, {cols, rows}, kTypeF32,
+                random_matrix(random, static_cast<int64_t>(rows), static_cast<int64_t>(cols),
+                              deviation));
+  };
+  const auto norm = [&](const std::string& name) {
+    file.tensor(name, {hidden}, kTypeF32, ones(s.hidden));
+  };
+  matrix("token_embd.weight", vocab, hidden, 1);
+  norm("output_norm.weight");
+  for (int i = 0; i < s.layers; ++i) {
+    const std::string prefix = "blk." + std::to_string(i) + ".";
+    norm(prefix + "attn_norm.weight");
+    matrix(prefix + "attn_q.weight", q_width, hidden, 0.35f);
+    matrix(prefix + "attn_k.weight", kv_width, hidden, 0.35f);
+    matrix(prefix + "attn_v.weight", kv_width, hidden, 0.2f);
+    matrix(prefix + "attn_output.weight", hidden, q_width, 0.2f);
+    norm(prefix + "ffn_norm.weight");
+    matrix(prefix + "ffn_gate.weight", ffn, hidden, 0.2f);
+    matrix(prefix + "ffn_up.weight", ffn, hidden, 0.2f);
+    matrix(prefix + "ffn_down.weight", hidden, ffn, 0.1f);
+  }
+  return file;
+}
+
+TemporaryModel::TemporaryModel(const GgufTestFile& records) {
+  static int count = 0;
+  path_ = testing::TempDir() + "freekv_tiny_" + std::to_string(getpid()) + "_" +
+          std::to_string(count++) + ".gguf";
+  const std::string bytes = records.bytes();
+  std::ofstream(path_, std::ios::binary).write(bytes.data(),
+                                               static_cast<std::streamsize>(bytes.size()));
+}
+
+TemporaryModel::~TemporaryModel() { std::remove(path_.c_str()); }
+
+}  // namespace freekv

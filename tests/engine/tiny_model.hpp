@@ -1,0 +1,39 @@
+// A random llama model of a few kilobytes, written as a GGUF file for a test's lifetime.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "freekv/options.hpp"
+#include "io/gguf_test_file.hpp"
+
+namespace freekv {
+
+struct TinyModelShape {
+  int layers = 3;
+  int hidden = 32;
+  int query_heads = 6;
+  int kv_heads = 2;
+  int head_dim = 16;
+  int ffn = 64;
+  int context = 2048;
+};
+
+/// All records of the model: a byte-level vocabulary of 256 bytes and two control tokens, ChatML,
+/// weights F32 from a fixed seed, sharp enough that attention is far from uniform.
+GgufTestFile tiny_model_records(const TinyModelShape& shape = {});
+
+/// A file in the test's temporary folder, removed at the end.
+class TemporaryModel {
+ public:
+  explicit TemporaryModel(const GgufTestFile& records = tiny_model_records());
+  ~TemporaryModel();
+  TemporaryModel(const TemporaryModel&) = delete;
+  TemporaryModel& operator=(const TemporaryModel&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace freekv
