@@ -5,6 +5,10 @@
 
 namespace freekv::cpu {
 
+/// Of sketches that are scored.
+inline constexpr int kMaxHeadDim = 256;
+
+/// head_dim is a multiple of 8 and the sketch's dtype the pool's.
 void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
                       const BoxSketchView& sketch, int64_t page);
 void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
