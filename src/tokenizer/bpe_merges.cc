@@ -38,7 +38,7 @@ namespace {
 // A heap with the lowest rank, then the leftmost position, on top.
 bool comes_later(const BpeMerges::Workspace::Candidate& a,
                  const BpeMerges::Workspace::Candidate& b) {
-  return std::tie(a.rank, a.position) > std::tie(b.rank, b.position);
+  return a.order > b.order;
 }
 
 }  // namespace
@@ -49,7 +49,8 @@ void BpeMerges::push(Workspace& workspace, int32_t left, int32_t right) const {
   const int32_t left_id = workspace.symbols[static_cast<size_t>(left)].id;
   const int32_t right_id = workspace.symbols[static_cast<size_t>(right)].id;
   if (const Entry* entry = find(left_id, right_id)) {
-    workspace.candidates.push_back({entry->rank, left, left_id, right_id});
+    const uint64_t order = uint64_t{entry->rank} << 32 | static_cast<uint32_t>(left);
+    workspace.candidates.push_back({order, left_id, right_id});
   }
 }
 
@@ -70,7 +71,8 @@ void BpeMerges::apply(std::span<const int32_t> word, Workspace& workspace,
     const Workspace::Candidate best = heap.back();
     heap.pop_back();
     // Candidates of symbols that have merged since stay in the heap; they are known by their ids.
-    Workspace::Symbol& left = symbols[static_cast<size_t>(best.position)];
+    const auto position = static_cast<int32_t>(best.order & 0xffffffffu);
+    Workspace::Symbol& left = symbols[static_cast<size_t>(position)];
     if (left.id != best.left || left.next < 0) continue;
     Workspace::Symbol& right = symbols[static_cast<size_t>(left.next)];
     if (right.id != best.right) continue;
@@ -78,9 +80,9 @@ void BpeMerges::apply(std::span<const int32_t> word, Workspace& workspace,
     left.id = find(best.left, best.right)->result;
     right.id = -1;  // merged away: matches no candidate
     left.next = right.next;
-    if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = best.position;
+    if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = position;
     for (const auto& [a, b] :
-         {std::pair(left.previous, best.position), std::pair(best.position, left.next)}) {
+         {std::pair(left.previous, position), std::pair(position, left.next)}) {
       const size_t before = heap.size();
       push(workspace, a, b);
       if (heap.size() > before) std::push_heap(heap.begin(), heap.end(), comes_later);

@@ -28,8 +28,7 @@ class BpeMerges {
       int32_t next;
     };
     struct Candidate {
-      uint32_t rank;
-      int32_t position;  // of the left symbol
+      uint64_t order;  // rank, then the position of the left symbol in the low 32 bits
       int32_t left;
       int32_t right;
     };
