@@ -78,7 +78,8 @@ class Backend {
   /// same whatever the other rows are and however many (invariant: a batch changes nothing).
   virtual void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                       bool accumulate, View<float, 2> out) = 0;
-  /// The same for a prefill chunk, through a GEMM; sums may be ordered otherwise than linear()'s.
+  /// The same for a prefill chunk, through a GEMM; sums may be ordered otherwise than linear()'s,
+  /// but do not depend on the chunk: a row gives the same bits in any.
   virtual void linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                               const WeightView& weight, bool accumulate, View<float, 2> out) = 0;
   /// Rotates x [T, heads, d] in place; row t stands at positions[t] of the table.
@@ -129,7 +130,7 @@ class Backend {
 
 /// The scalar oracle: one clear loop per operation, sums in f64 where order would matter.
 std::unique_ptr<Backend> make_reference_backend();
-/// SIMD with run-time dispatch (Highway), GEMM through BLAS.
+/// SIMD with run-time dispatch (Highway), matrix products included: no BLAS is needed.
 std::unique_ptr<Backend> make_cpu_backend();
 
 }  // namespace freekv

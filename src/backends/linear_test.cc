@@ -50,23 +50,36 @@ class LinearRun {
   }
   std::vector<float> prefill(int threads) const {
     ExecutionContext ctx(threads);
-    cpu::LinearPrefillScratch scratch;
-    scratch.reserve(ctx, limits_for(case_));
-    return into([&](View<float, 2> out) {
-      cpu::linear_prefill(ctx, scratch, x(), weight_.view(), case_.accumulate, out);
-    });
+    return into([&](View<float, 2> out) { prefill_rows(ctx, x(), out); });
   }
   /// Row t of x alone.
   std::vector<float> decode_one(int64_t t) const {
     ExecutionContext ctx(1);
-    const auto from = start_.begin() + t * case_.n;
-    std::vector<float> out(from, from + case_.n);
-    cpu::linear(ctx, View<const float, 2>(x_.data() + t * case_.k, 1, case_.k), weight_.view(),
-                case_.accumulate, View<float, 2>(out.data(), 1, case_.n));
+    std::vector<float> out = start_row(t);
+    cpu::linear(ctx, x_row(t), weight_.view(), case_.accumulate,
+                View<float, 2>(out.data(), 1, case_.n));
+    return out;
+  }
+  std::vector<float> prefill_one(int64_t t) const {
+    ExecutionContext ctx(1);
+    std::vector<float> out = start_row(t);
+    prefill_rows(ctx, x_row(t), View<float, 2>(out.data(), 1, case_.n));
     return out;
   }
 
  private:
+  void prefill_rows(ExecutionContext& ctx, View<const float, 2> x, View<float, 2> out) const {
+    cpu::LinearPrefillScratch scratch;
+    scratch.reserve(ctx, limits_for(case_));
+    cpu::linear_prefill(ctx, scratch, x, weight_.view(), case_.accumulate, out);
+  }
+  View<const float, 2> x_row(int64_t t) const {
+    return View<const float, 2>(x_.data() + t * case_.k, 1, case_.k);
+  }
+  std::vector<float> start_row(int64_t t) const {
+    const auto from = start_.begin() + t * case_.n;
+    return {from, from + case_.n};
+  }
   View<const float, 2> x() const { return View<const float, 2>(x_.data(), case_.rows, case_.k); }
   template <typename Body>
   std::vector<float> into(Body&& body) const {
@@ -123,6 +136,19 @@ TEST(Linear, RowIsTheSameAloneAndInAnyBatch) {
       });
     }
   }
+}
+
+TEST(LinearPrefill, RowIsTheSameInAnyChunk) {
+  const LinearCase c{DType::kQ8_0, 103, 70, 544, false};
+  const LinearRun run(c);
+  for_each_simd_target([&] {
+    const std::vector<float> whole = run.prefill(2);
+    for (const int64_t t : {0, 1, 5, 95, 96, 102}) {
+      const std::span row =
+          std::span(whole).subspan(static_cast<size_t>(t * c.n), static_cast<size_t>(c.n));
+      EXPECT_TRUE(same_bits(row, run.prefill_one(t))) << "row " << t;
+    }
+  });
 }
 
 // More weights than are packed at a time: 4 MiB.

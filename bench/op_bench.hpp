@@ -1,0 +1,51 @@
+// What the benchmarks of operations share: a checked output, the best time, shares of a limit.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <limits>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backends/op_cases.hpp"
+#include "device/execution_context.hpp"
+
+namespace freekv::bench {
+
+/// One thread, and all of the machine's.
+inline std::vector<int> thread_counts() {
+  const auto all = static_cast<int>(std::thread::hardware_concurrency());
+  return all > 1 ? std::vector<int>{1, all} : std::vector<int>{1};
+}
+
+/// Fails the benchmark, before anything is timed, if the output is not what the reference says.
+inline bool agrees(benchmark::State& state, std::span<const float> actual,
+                   std::span<const float> expected, double tolerance) {
+  const double error = cases::relative_error(actual, expected);
+  if (error <= tolerance) return true;
+  state.SkipWithError(
+      ("differs from the reference by " + std::to_string(error) + ": not timed").c_str());
+  return false;
+}
+
+/// Runs the benchmark's iterations and returns the seconds of the shortest, which is what the
+/// shares are taken from: the machine may be doing other things too.
+template <typename Body>
+double best_iteration(benchmark::State& state, Body&& body) {
+  using Clock = std::chrono::steady_clock;
+  double best = std::numeric_limits<double>::infinity();
+  body();  // warms up
+  for (auto _ : state) {
+    const Clock::time_point start = Clock::now();
+    body();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    state.SetIterationTime(seconds);
+    best = std::min(best, seconds);
+  }
+  return best;
+}
+
+}  // namespace freekv::bench
