@@ -113,12 +113,12 @@ struct GenerateResult {
 /// `on_prefill(done)` after each chunk, `on_text(bytes)` with whole UTF-8 characters as they come.
 /// When *cancel becomes true the result so far is returned with End::kCancelled.
 struct GenerateRequest {
-  std::span<const int32_t> prompt;
+  std::span<const int32_t> prompt = {};
   int64_t max_tokens = 0;
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   const Sequence* like = nullptr;  // see Engine::prefill
-  std::function<void(int64_t done)> on_prefill;
-  std::function<void(std::string_view text)> on_text;
+  std::function<void(int64_t done)> on_prefill = nullptr;
+  std::function<void(std::string_view text)> on_text = nullptr;
   const std::atomic<bool>* cancel = nullptr;
 };
 GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateRequest& request);

@@ -77,8 +77,8 @@ ModelConfig read_config(const Gguf& file) {
     refuse(file, ErrorCode::kParse, "{}embedding_length is {}, must be a multiple of {} heads",
            prefix, config.hidden, config.query_heads);
   }
-  config.head_dim = read_size(file, key_length,
-                              static_cast<uint64_t>(config.hidden / config.query_heads));
+  config.head_dim =
+      read_size(file, key_length, static_cast<uint64_t>(config.hidden / config.query_heads));
   const int value_dim = read_size(file, value_length, static_cast<uint64_t>(config.head_dim));
   if (value_dim != config.head_dim) {
     refuse(file, ErrorCode::kUnsupported, "{} is {} but {} is {}, they must be equal", key_length,
@@ -88,8 +88,8 @@ ModelConfig read_config(const Gguf& file) {
     refuse(file, ErrorCode::kUnsupported, "the head dimension is {}, must be 8, 16, ... 256",
            config.head_dim);
   }
-  const int rotated = read_size(file, prefix + "rope.dimension_count",
-                                static_cast<uint64_t>(config.head_dim));
+  const int rotated =
+      read_size(file, prefix + "rope.dimension_count", static_cast<uint64_t>(config.head_dim));
   if (rotated != config.head_dim) {
     refuse(file, ErrorCode::kUnsupported, "{}rope.dimension_count is {}, must be the head's {}",
            prefix, rotated, config.head_dim);

@@ -15,13 +15,13 @@ class Gguf;
 struct ModelConfig {
   std::string architecture;
   std::string name;
-  int layers = 0;        // L
-  int hidden = 0;        // D
-  int ffn = 0;           // F
-  int query_heads = 0;   // H
-  int kv_heads = 0;      // M
-  int head_dim = 0;      // d
-  int64_t vocab = 0;     // V
+  int layers = 0;       // L
+  int hidden = 0;       // D
+  int ffn = 0;          // F
+  int query_heads = 0;  // H
+  int kv_heads = 0;     // M
+  int head_dim = 0;     // d
+  int64_t vocab = 0;    // V
   int64_t context_length = 0;
   float norm_eps = 0;
   float rope_base = 0;

@@ -127,8 +127,8 @@ TEST_P(EveryPolicy, ASecondRequestEqualsAFreshStart) {
 }
 
 TEST_P(EveryPolicy, ABatchOfDifferentLengthsEqualsEachSequenceAlone) {
-  const std::vector<std::vector<int32_t>> texts = {
-      random_tokens(290, 6), random_tokens(60, 7), random_tokens(140, 8)};
+  const std::vector<std::vector<int32_t>> texts = {random_tokens(290, 6), random_tokens(60, 7),
+                                                   random_tokens(140, 8)};
   constexpr size_t kSteps = 40;
   Engine engine(options());
   std::vector<std::unique_ptr<Sequence>> sequences;

@@ -44,8 +44,7 @@ TEST_F(Generate, StopsAtLengthContextAndCancel) {
   const auto prompt = engine.encode("0123456789", false);
   // A penalty cannot end the text: exclude the end token by taking only the best token.
   const auto short_sequence = engine.new_sequence(20);
-  GenerateResult result =
-      generate(engine, *short_sequence, {.prompt = prompt, .max_tokens = 1000});
+  GenerateResult result = generate(engine, *short_sequence, {.prompt = prompt, .max_tokens = 1000});
   if (result.end != GenerateResult::End::kEndToken) {
     EXPECT_EQ(result.end, GenerateResult::End::kContext);
     EXPECT_EQ(result.tokens.size(), 11u);  // the last is sampled from the full context

@@ -53,16 +53,16 @@ TEST(ModelFile, ShapesThatDisagreeNameTensorAndBothSizes) {
     Model model(path);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("ffn_gate"), HasSubstr("64 x 32"),
-                                             HasSubstr("96 x 32")));
+    EXPECT_THAT(error.what(),
+                testing::AllOf(HasSubstr("ffn_gate"), HasSubstr("64 x 32"), HasSubstr("96 x 32")));
   }
   std::remove(path.c_str());
 }
 
 TEST(ModelFile, SizesOutOfRangeAreRefused) {
-  for (const char* key : {"llama.block_count", "llama.embedding_length",
-                          "llama.attention.head_count", "llama.attention.head_count_kv",
-                          "llama.attention.key_length", "llama.context_length"}) {
+  for (const char* key :
+       {"llama.block_count", "llama.embedding_length", "llama.attention.head_count",
+        "llama.attention.head_count_kv", "llama.attention.key_length", "llama.context_length"}) {
     for (const uint32_t value : {0u, 7u, 0xffffffffu}) {
       std::string bytes = tiny_model_records().bytes();
       const std::string record = GgufTestFile::string(key);

@@ -68,9 +68,9 @@ GgufTestFile tiny_model_records(const TinyModelShape& s) {
   const auto q_width = static_cast<uint64_t>(s.query_heads * s.head_dim);
   const auto kv_width = static_cast<uint64_t>(s.kv_heads * s.head_dim);
   const auto matrix = [&](const std::string& name, uint64_t rows, uint64_t cols, float deviation) {
-    file.tensor(name, {cols, rows}, kTypeF32,
-                random_matrix(random, static_cast<int64_t>(rows), static_cast<int64_t>(cols),
-                              deviation));
+    file.tensor(
+        name, {cols, rows}, kTypeF32,
+        random_matrix(random, static_cast<int64_t>(rows), static_cast<int64_t>(cols), deviation));
   };
   const auto norm = [&](const std::string& name) {
     file.tensor(name, {hidden}, kTypeF32, ones(s.hidden));
@@ -97,8 +97,8 @@ TemporaryModel::TemporaryModel(const GgufTestFile& records) {
   path_ = testing::TempDir() + "freekv_tiny_" + std::to_string(getpid()) + "_" +
           std::to_string(count++) + ".gguf";
   const std::string bytes = records.bytes();
-  std::ofstream(path_, std::ios::binary).write(bytes.data(),
-                                               static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path_, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
 TemporaryModel::~TemporaryModel() { std::remove(path_.c_str()); }
