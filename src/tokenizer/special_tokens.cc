@@ -36,11 +36,9 @@ int32_t SpecialTokens::longest_at(const Vocabulary& vocabulary, std::string_view
   const int32_t* begin = sorted_.data() + by_first_[first];
   const int32_t* end = sorted_.data() + by_first_[first + size_t{1}];
   int32_t found = kNoToken;
-  for (size_t depth = 1; begin != end; ++depth) {
-    if (vocabulary.bytes(*begin).size() == depth) {
-      found = *begin++;
-    }
-    if (depth == text.size()) break;
+  for (size_t depth = 1; end - begin > 1; ++depth) {
+    if (vocabulary.bytes(*begin).size() == depth) found = *begin++;
+    if (depth == text.size()) return found;
     const auto byte_at = [&](int32_t id) {
       return static_cast<uint8_t>(vocabulary.bytes(id)[depth]);
     };
@@ -48,6 +46,7 @@ int32_t SpecialTokens::longest_at(const Vocabulary& vocabulary, std::string_view
     begin = std::partition_point(begin, end, [&](int32_t id) { return byte_at(id) < wanted; });
     end = std::partition_point(begin, end, [&](int32_t id) { return byte_at(id) == wanted; });
   }
+  if (begin != end && text.starts_with(vocabulary.bytes(*begin))) found = *begin;
   return found;
 }
 
