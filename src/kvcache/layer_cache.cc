@@ -185,18 +185,19 @@ void LayerCache::recall_later(int head, std::span<const PageMove> moves) {
   }
 }
 
+void LayerCache::unpin_recalled() {
+  for (const RecallItem& item : pinned_) {
+    table_.unpin(item.head, item.slot - layout_.first_selected_slot());
+  }
+}
+
 uint64_t LayerCache::finish_recall(ExecutionContext& ctx, RecallEngine& engine) {
   if (pinned_.empty()) return 0;
-  const auto unpin = [this] {
-    for (const RecallItem& item : pinned_) {
-      table_.unpin(item.head, item.slot - layout_.first_selected_slot());
-    }
-  };
   uint64_t waited = 0;
   try {
     waited = engine.wait(ctx, *job_);
   } catch (...) {
-    unpin();
+    unpin_recalled();
     for (const RecallItem& item : pinned_) {
       table_.evict(item.head, item.slot - layout_.first_selected_slot());
     }
@@ -204,9 +205,21 @@ uint64_t LayerCache::finish_recall(ExecutionContext& ctx, RecallEngine& engine) 
     job_->clear();
     throw;
   }
-  unpin();
+  unpin_recalled();
   pinned_.clear();
   return waited;
+}
+
+void LayerCache::abandon_recall(RecallEngine& engine) noexcept {
+  if (pinned_.empty()) return;
+  try {
+    engine.wait(*job_);
+  } catch (...) {
+    // The caller of a step that needed these pages would have been told; nobody needs them now.
+    job_->clear();
+  }
+  unpin_recalled();
+  pinned_.clear();
 }
 
 }  // namespace freekv

@@ -80,8 +80,11 @@ class LayerCache {
   /// Waits for what was submitted; returns nanoseconds. When the recall failed its pages are
   /// forgotten and the failure is rethrown.
   uint64_t finish_recall(ExecutionContext& ctx, RecallEngine& engine);
+  /// Waits for it, whatever became of it: its pages are about to be forgotten.
+  void abandon_recall(RecallEngine& engine) noexcept;
 
  private:
+  void unpin_recalled();
   void build_sketches(ExecutionContext& ctx, int32_t first, int32_t last);
 
   KvShape shape_;

@@ -57,17 +57,9 @@ struct SequenceCache::Impl {
   bool decoding = false;     // the last page is in the fast tier, not where prefill writes
   RetrievalStats stats;
 
-  void settle() noexcept {
-    for (const auto& layer : layers) {
-      RecallJob* job = layer->job();
-      if (!job || !job->under_way()) continue;
-      try {
-        recall->wait(*job);
-      } catch (...) {
-        // Whatever was being recalled is about to be forgotten.
-      }
-      job->clear();
-    }
+  void settle() {
+    if (!recall) return;
+    for (const auto& layer : layers) layer->abandon_recall(*recall);
   }
 
   void count_filled_pages(int64_t before) {

@@ -1,0 +1,151 @@
+// Retrieval equals the algorithm written down a second time, page for page and bit for bit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "driver.hpp"
+#include "kvcache/selection.hpp"
+#include "naive.hpp"
+#include "specifications.hpp"
+
+namespace freekv::invariants {
+namespace {
+
+struct Lengths {
+  int64_t prompt;
+  int steps;
+};
+
+// Prompts that end below, at and above the budget of 112, on and off page bounds.
+constexpr Lengths kLengths[] = {{0, 160},  {5, 150},  {111, 40}, {112, 40},
+                                {113, 40}, {300, 60}, {320, 40}};
+
+void expect_naive(Scenario setup, const std::string& specification, const NaiveOptions& options,
+                  bool counters) {
+  for (const Lengths& lengths : kLengths) {
+    SCOPED_TRACE(testing::Message() << specification << ", prompt " << lengths.prompt);
+    Driver driver(setup, specification);
+    const auto sequence = driver.make_sequence(11);
+    driver.prefill(*sequence, lengths.prompt);
+    sequence->outputs.clear();
+    driver.decode(*sequence, lengths.steps);
+    const NaiveResult naive = run_naive(setup, options, 11, lengths.prompt, lengths.steps);
+    ASSERT_EQ(sequence->outputs, naive.outputs);
+    if (!counters) continue;
+    const RetrievalStats& got = sequence->cache.stats();
+    EXPECT_EQ(got.selections, naive.stats.selections);
+    EXPECT_EQ(got.pages_selected, naive.stats.pages_selected);
+    EXPECT_EQ(got.hits, naive.stats.hits);
+    EXPECT_EQ(got.misses_before, naive.stats.misses_before);
+    EXPECT_EQ(got.misses_after, naive.stats.misses_after);
+    EXPECT_EQ(got.bytes_recalled, naive.stats.bytes_recalled);
+    EXPECT_EQ(got.corrections_tested, naive.stats.corrections_tested);
+    EXPECT_EQ(got.drifted_by_layer, naive.stats.drifted_by_layer);
+  }
+}
+
+Pooling default_pooling(const PolicyDescriptor& policy) {
+  for (const PolicyKey& key : policy.keys) {
+    if (key.name == "pooling") return parse_pooling(key.default_value);
+  }
+  return Pooling::kMeanSoftmax;
+}
+
+// Policies that correct by cosine must, above 1, retrieve with the current query and wait.
+TEST(TauAboveOne, EqualsBlockingRetrieval) {
+  int policies = 0;
+  for (const PolicyDescriptor& policy : policy_table()) {
+    if (!has_key(policy, "tau")) continue;
+    ++policies;
+    NaiveOptions options;
+    options.dense_layers = 1;
+    options.pooling = default_pooling(policy);
+    expect_naive({}, policy.name + ":tau=1.0001,dense_layers=1", options, false);
+    expect_naive({}, policy.name + ":tau=2,dense_layers=1,resident=2.5", options, false);
+  }
+  EXPECT_GE(policies, 1);
+}
+
+TEST(FreeKv, EqualsTheAlgorithmAndCountsWhatItDoes) {
+  for (const double tau : {-2.0, 0.7, 0.8, 0.9, 2.0}) {
+    NaiveOptions options;
+    options.tau = tau;
+    options.dense_layers = 1;
+    expect_naive({}, "freekv:tau=" + std::to_string(tau), options, true);
+  }
+}
+
+TEST(FreeKv, EqualsTheAlgorithmForEverySketchPoolingAndMechanism) {
+  const struct {
+    const char* name;
+    Pooling pooling;
+  } poolings[] = {{"mean_softmax", Pooling::kMeanSoftmax},
+                  {"max_softmax", Pooling::kMaxSoftmax},
+                  {"mean_score", Pooling::kMeanScore},
+                  {"max_score", Pooling::kMaxScore}};
+  for (const auto& pooling : poolings) {
+    for (const bool cuboid : {false, true}) {
+      NaiveOptions options;
+      options.tau = 0.8;
+      options.pooling = pooling.pooling;
+      options.cuboid = cuboid;
+      expect_naive({},
+                   std::string("freekv:dense_layers=0,recall=streamed,pooling=") + pooling.name +
+                       ",sketch=" + (cuboid ? "cuboid" : "minmax"),
+                   options, true);
+    }
+  }
+}
+
+TEST(FreeKv, SelectsTheSamePagesWhateverStaysResident) {
+  NaiveOptions options;
+  options.tau = 0.8;
+  options.dense_layers = 1;
+  for (const char* resident : {"1.3", "2", "8", "1000"}) {
+    expect_naive({}, std::string("freekv:resident=") + resident, options, false);
+  }
+}
+
+TEST(FreeKv, EqualsTheAlgorithmForOtherPagesGroupsAndBudgets) {
+  NaiveOptions options;
+  options.tau = 0.8;
+  options.dense_layers = 1;
+  Scenario setup;
+  setup.kv_heads = 3;
+  setup.group = 5;
+  setup.dim = 8;
+  expect_naive(setup, "freekv", options, true);
+  setup = {};
+  setup.page = 32;
+  setup.tokens = {96, 0, 32};  // no sink, k = 2
+  expect_naive(setup, "freekv", options, true);
+  setup.tokens = {110, 1, 3};  // rounded up to whole pages; the budget is no whole number of them
+  expect_naive(setup, "freekv", options, true);
+  setup.page = 64;
+  setup.tokens = {192, 64, 64};
+  setup.dtype = DType::kBF16;
+  expect_naive(setup, "freekv", options, true);
+}
+
+TEST(Quest, SelectsWithTheCurrentQuery) {
+  NaiveOptions options;
+  options.pooling = Pooling::kMaxScore;
+  options.recalls = false;
+  options.dense_layers = 2;
+  expect_naive({}, "quest", options, false);
+  options.dense_layers = 0;
+  options.cuboid = true;
+  expect_naive({}, "quest:dense_layers=0,sketch=cuboid", options, false);
+}
+
+TEST(Streaming, AttendsToSinkAndTheRestOfTheBudgetAsWindow) {
+  NaiveOptions options;
+  options.selects = false;
+  expect_naive({}, "streaming", options, false);
+  Scenario unaligned;
+  unaligned.tokens = {125, 10, 17};
+  expect_naive(unaligned, "streaming", options, false);
+}
+
+}  // namespace
+}  // namespace freekv::invariants
