@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <random>
+#include <thread>
 
 #include "tokenizer/tokenizer_test_vocab.hpp"
 
@@ -60,6 +61,20 @@ TEST_F(TokenizerTest, LongTextsUseTheSameWordsAsShortOnes) {
     for (const int32_t token : tokenizer_.encode(word)) expected.push_back(token);
   }
   EXPECT_EQ(tokenizer_.encode(text), expected);
+}
+
+TEST_F(TokenizerTest, ThreadsShareOneTokenizer) {
+  const std::string text = "hello hello<|im_end|> aaaaaaa 12 \xf0\x9f\xa6\x99\xff";
+  const auto expected = tokenizer_.encode(text, {.parse_special = true});
+  std::vector<std::vector<int32_t>> results(4);
+  std::vector<std::thread> threads;
+  for (auto& result : results) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) result = tokenizer_.encode(text, {.parse_special = true});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(results, testing::Each(expected));
 }
 
 TEST_F(TokenizerTest, SpecialTokensAreTextUnlessParsed) {
