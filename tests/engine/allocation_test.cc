@@ -59,16 +59,9 @@ TEST(DecodeStep, TheCounterCounts) {
 TEST(DecodeStep, AllocatesNothingUnderAnyPolicy) {
   const TemporaryModel model;
   for (const PolicyDescriptor& policy : policy_table()) {
-    EngineOptions options;
-    options.model = model.path();
+    EngineOptions options = tiny_options(model);
     options.policy = policy.name;
-    options.context = 512;
-    options.budget = 96;
-    options.sink = 16;
-    options.window = 32;
-    options.page = 8;
     options.threads = 3;
-    options.max_batch = 2;
     Engine engine(options);
     std::vector<std::unique_ptr<Sequence>> sequences;
     std::vector<Sequence*> batch;

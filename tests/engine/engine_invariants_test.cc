@@ -58,21 +58,10 @@ struct Case {
 
 class EveryPolicy : public testing::TestWithParam<Case> {
  protected:
-  /// B = 96 of up to 300 tokens: retrieval is on, k = 4 pages of 8.
   EngineOptions options() const {
-    EngineOptions result;
-    result.model = model_.path();
+    EngineOptions result = tiny_options(model_);
     result.policy = GetParam().policy;
     result.backend = GetParam().backend;
-    result.kv_type = "f16";
-    result.context = 512;
-    result.budget = 96;
-    result.sink = 16;
-    result.window = 32;
-    result.page = 8;
-    result.threads = 2;
-    result.chunk = 64;
-    result.max_batch = 3;
     return result;
   }
 

@@ -103,4 +103,18 @@ TemporaryModel::TemporaryModel(const GgufTestFile& records) {
 
 TemporaryModel::~TemporaryModel() { std::remove(path_.c_str()); }
 
+EngineOptions tiny_options(const TemporaryModel& model) {
+  EngineOptions options;
+  options.model = model.path();
+  options.context = 512;
+  options.budget = 96;
+  options.sink = 16;
+  options.window = 32;
+  options.page = 8;
+  options.threads = 2;
+  options.chunk = 64;
+  options.max_batch = 3;
+  return options;
+}
+
 }  // namespace freekv

@@ -36,4 +36,7 @@ class TemporaryModel {
   std::string path_;
 };
 
+/// Options under which sequences of more than 96 tokens retrieve: k = 6 pages of 8 tokens.
+EngineOptions tiny_options(const TemporaryModel& model);
+
 }  // namespace freekv
