@@ -49,8 +49,8 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
 
 struct Sequence::Impl {
   Impl(const CacheConfig& config, const CacheNeeds& needs, Backend& backend, const Policy& policy,
-       int64_t vocab)
-      : cache(config, needs, backend), state(policy.make_state(config)) {
+       int64_t vocab, CacheServices services)
+      : cache(config, needs, backend, std::move(services)), state(policy.make_state(config)) {
     logits.resize(static_cast<size_t>(vocab));
   }
 
@@ -136,6 +136,8 @@ struct Engine::Impl {
   std::unique_ptr<Policy> policy;
   ExecutionContext ctx;
   Workspace workspace;
+  // One for all sequences; its threads start with the first that recalls.
+  std::shared_ptr<RecallEngine> recall = std::make_shared<RecallEngine>();
   std::vector<PolicySequence> batch;  // of the step under way
   ModelInfo info;
 };
@@ -175,19 +177,20 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
                  "a sequence's context is {}, must be 1 to the engine's {}", context,
                  impl_->options.context);
   const CacheConfig config = impl_->cache_config(context);
-  return std::unique_ptr<Sequence>(new Sequence(
-      std::make_unique<Sequence::Impl>(config, impl_->policy->plan(config), *impl_->backend,
-                                       *impl_->policy, impl_->model.config().vocab)));
+  return std::unique_ptr<Sequence>(new Sequence(std::make_unique<Sequence::Impl>(
+      config, impl_->policy->plan(config), *impl_->backend, *impl_->policy,
+      impl_->model.config().vocab, CacheServices{impl_->recall, nullptr})));
 }
 
 namespace {
 
-/// How much of `like` the prompt can take over: nothing unless the KV has the same form.
+/// How much of `like` the prompt can take over: nothing unless the KV has the same form and its
+/// policy kept all of it.
 PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
                             const SequenceCache& like, std::span<const int32_t> like_prompt) {
   const CacheConfig &a = cache.config(), &b = like.config();
   if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
-      a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype) {
+      a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
     return {};
   }
   const auto differs =

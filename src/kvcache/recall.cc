@@ -28,9 +28,7 @@ void RecallJob::add(const RecallItem& item) {
   items_.push_back(item);
 }
 
-RecallEngine::RecallEngine(RecallHook* hook) : hook_(hook) {
-  jobs_thread_ = std::thread([this] { run_jobs(); });
-}
+RecallEngine::RecallEngine(RecallHook* hook) : hook_(hook) {}
 
 RecallEngine::~RecallEngine() {
   {
@@ -38,7 +36,7 @@ RecallEngine::~RecallEngine() {
     stop_ = true;
   }
   work_.notify_all();
-  jobs_thread_.join();
+  if (jobs_thread_.joinable()) jobs_thread_.join();
   if (convert_thread_.joinable()) {
     Stage& stage = stages_[next_stage_];
     stage.state.store(Stage::State::kStop, std::memory_order_release);
@@ -48,8 +46,9 @@ RecallEngine::~RecallEngine() {
 }
 
 void RecallEngine::prepare(const KvShape& shape, RecallMechanism mechanism) {
-  if (mechanism != RecallMechanism::kStreamed) return;
   std::unique_lock lock(mutex_);
+  if (!jobs_thread_.joinable()) jobs_thread_ = std::thread([this] { run_jobs(); });
+  if (mechanism != RecallMechanism::kStreamed) return;
   done_.wait(lock, [this] { return !running_ && first_ == nullptr; });
   for (Stage& stage : stages_) {
     const size_t bytes = shape.slot_bytes() * kStagePages;

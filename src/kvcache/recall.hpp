@@ -75,8 +75,8 @@ class RecallEngine {
   RecallEngine(const RecallEngine&) = delete;
   RecallEngine& operator=(const RecallEngine&) = delete;
 
-  /// Takes what jobs of this kind need (staging buffers, the converting thread), so that submit()
-  /// allocates nothing. Call before the first job of a shape.
+  /// Takes what jobs of this kind need (threads, staging buffers), so that submit() allocates
+  /// nothing. Call before the first job of a shape.
   void prepare(const KvShape& shape, RecallMechanism mechanism);
 
   /// Queues the job; a job without items is none. Nothing its items name may be read or written
