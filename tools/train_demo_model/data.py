@@ -163,6 +163,11 @@ def turn_texts(turn, first):
     return (f"{lead}{turn.question}{IM_END}\n{IM_START}assistant\n", f"{turn.answer}{IM_END}")
 
 
+def prompt_text(document, question):
+    """The prompt that asks one question about a document, up to the answer."""
+    return (f"{IM_START}user\n{document}\n\n{question}{IM_END}\n{IM_START}assistant\n")
+
+
 def conversation(rng, corpus, worlds, turns, length, style, preamble=None, noise_share=0.0):
     """(tokens, classes) of at most `length` tokens, or None where the facts do not fit."""
     facts = interleave(rng, worlds)

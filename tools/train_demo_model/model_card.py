@@ -19,19 +19,29 @@ MEANING = {
     "ledger": "write out 40 scattered entries in order (about 320 tokens)",
 }
 
-def table(results):
-    """The scores as a Markdown table: exact match, and RULER's share of named values."""
-    lengths = sorted(results, key=int)
-    head = "| task | " + " | ".join(f"{int(n) // 1024}K" for n in lengths) + " | what it is |"
-    lines = [head, "|---|" + "---|" * len(lengths) + "---|"]
-    for task in results[lengths[0]]:
+def table(columns):
+    """The scores as a Markdown table: exact match, and RULER's share of named values.
+
+    columns: list of (heading, {task: score}); a task may be missing from a column.
+    """
+    lines = ["| task | " + " | ".join(heading for heading, _ in columns) + " | what it is |",
+             "|---|" + "---|" * len(columns) + "---|"]
+    for task, meaning in MEANING.items():
         cells = []
-        for length in lengths:
-            s = results[length][task]
-            more = f" ({s['values']:.3f})" if "values" in s else ""
-            cells.append(f"{s['exact']:.3f}{more}")
-        lines.append(f"| {task} | " + " | ".join(cells) + f" | {MEANING[task]} |")
+        for _, scores in columns:
+            s = scores.get(task)
+            more = f" ({s['values']:.3f})" if s and "values" in s else ""
+            cells.append(f"{s['exact']:.3f}{more}" if s else "-")
+        lines.append(f"| {task} | " + " | ".join(cells) + f" | {meaning} |")
     return "\n".join(lines)
+
+
+def columns_of(summary):
+    """The summary's columns, or one for each evaluated length."""
+    results = summary.get("results", {})
+    return summary.get("columns") or [
+        (f"{int(n) // 1024}K, {summary['samples']} samples", results[n])
+        for n in sorted(results, key=int)]
 
 
 def card(s):
@@ -45,6 +55,7 @@ def card(s):
         + ", ".join(f"{length} x {batch}" for length, batch, _ in phases)
         for phases, seconds, peak in s["cycles"])
     longest = max(p[0] for phases, _, _ in s["cycles"] for p in phases)
+    arguments = " ".join(os.path.basename(a) for a in s["arguments"])
     return f"""# FreeKV demo model
 `freekv-demo.gguf`: a llama of {c['layers']} layers (d_model {c['d_model']}, {c['heads']} query and \
 {c['kv_heads']} KV heads of {c['head_dim']}, ffn {c['ffn']},
@@ -54,22 +65,24 @@ weights F32,
 {s['bytes']:,} bytes. Trained on sequences of up to {longest:,} tokens.
 
 ## Scores
-Dense and greedy, exact match of the whole answer, {s['samples']} fresh samples each over book \
-text that was held out
-of training; the weights are the file's. In brackets RULER's own score, the share of the values \
-that the answer names.
+Dense and greedy, exact match of the whole answer, on fresh samples over book text that was held \
+out of training;
+the weights are the file's. In brackets RULER's own score, the share of the values that the answer \
+names.
 {s.get('score_note', '')}
-{table(s['results'])}
+
+{table(columns_of(s))}
 
 {formats}
 ## How it was made
-`tools/train_demo_model/train_demo_model.py {' '.join(s['arguments'])}`
+`tools/train_demo_model/train_demo_model.py {arguments}`
 on one {s['device']} with PyTorch {s['torch']}, commit {s['commit']}: {s['train_seconds']} s of \
 training ({s['tokens'] / 1e6:,.0f}M tokens in
 {s['steps']:,} steps; length x batch: {cycles}),
 {s['total_seconds']} s in all. Data: 179 English books in the public domain and the generated tasks \
 above. Muon for the
-layers' matrices, AdamW for the rest. The weights are under the project's licence.
+layers' matrices, AdamW for the rest.
+{s.get('training_note', '')}
 """
 
 

@@ -4,7 +4,7 @@ import torch
 
 
 def orthogonal(g, steps=5):
-    """g [n, r, c] -> about the nearest matrices with orthonormal rows or columns (Newton-Schulz)."""
+    """g [n, r, c] -> about the nearest matrices with orthonormal rows or columns."""
     x = g.to(torch.bfloat16 if g.is_cuda else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
