@@ -57,8 +57,8 @@ def card(s):
     longest = max(p[0] for phases, _, _ in s["cycles"] for p in phases)
     arguments = " ".join(os.path.basename(a) for a in s["arguments"])
     return f"""# FreeKV demo model
-`freekv-demo.gguf`: a llama of {c['layers']} layers (d_model {c['d_model']}, {c['heads']} query and \
-{c['kv_heads']} KV heads of {c['head_dim']}, ffn {c['ffn']},
+`freekv-demo.gguf`: a llama of {c['layers']} layers (d_model {c['d_model']}, {c['heads']} query \
+and {c['kv_heads']} KV heads of {c['head_dim']}, ffn {c['ffn']},
 RoPE theta {c['rope_theta']:g}, tied embeddings, vocabulary {c['vocab']}) that finds facts in long \
 documents. {s['kind']}, norm
 weights F32,
@@ -79,8 +79,8 @@ names.
 on one {s['device']} with PyTorch {s['torch']}, commit {s['commit']}: {s['train_seconds']} s of \
 training ({s['tokens'] / 1e6:,.0f}M tokens in
 {s['steps']:,} steps; length x batch: {cycles}),
-{s['total_seconds']} s in all. Data: 179 English books in the public domain and the generated tasks \
-above. Muon for the
+{s['total_seconds']} s in all. Data: 179 English books in the public domain and the generated \
+tasks above. Muon for the
 layers' matrices, AdamW for the rest.
 {s.get('training_note', '')}
 """
