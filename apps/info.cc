@@ -6,6 +6,7 @@
 #include "commands.hpp"
 #include "engine_flags.hpp"
 #include "io/gguf.hpp"
+#include "io/quote.hpp"
 #include "model/config.hpp"
 #include "table.hpp"
 #include "tokenizer/tokenizer.hpp"
@@ -19,7 +20,7 @@ void info(const std::string& path, bool tensors) {
              format_bytes(static_cast<double>(file.file_bytes())), file.metadata().size(),
              file.tensors().size());
   for (const GgufEntry& entry : file.metadata()) {
-    fmt::print("  {} = {}\n", entry.key, format_gguf_value(entry.value, 4));
+    fmt::print("  {} = {}\n", quoted(entry.key), format_gguf_value(entry.value, 4));
   }
   if (tensors) {
     Table table({"tensor", "type", "shape", "bytes"});
@@ -28,7 +29,7 @@ void info(const std::string& path, bool tensors) {
       for (int d = 1; d < tensor.dimensions; ++d) {
         shape += fmt::format(" x {}", tensor.ne[static_cast<size_t>(d)]);
       }
-      table.add({std::string(tensor.name), std::string(tensor.type->name), shape,
+      table.add({quoted(tensor.name), std::string(tensor.type->name), shape,
                  format_count(static_cast<int64_t>(tensor.bytes))});
     }
     fmt::print("\n{}", table.format());

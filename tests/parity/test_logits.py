@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {"Q8_0": (MODEL, "f16", 2e-2)}
         for kind, kv_type, bound in (("F32", "f32", 2e-3), ("F16", "f16", 2e-2),
-                                     ("BF16", "bf16", 4e-2)):
+                                     ("BF16", "bf16", 2e-2)):
             path = pathlib.Path(folder) / f"{kind}.gguf"
             rewrite(MODEL, path, kind)
             models[kind] = (path, kv_type, bound)
