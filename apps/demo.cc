@@ -75,6 +75,12 @@ std::string trimmed(const std::string& text) {
   return text.substr(first, text.find_last_not_of(" \n") - first + 1);
 }
 
+/// Lists come as lines; shown on one.
+std::string one_line(std::string text) {
+  for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos;) text.replace(at, 1, "; ");
+  return text;
+}
+
 /// Reads the document once, densely: what every question and policy begins with.
 std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& document,
                                         const Interrupt& interrupt) {
@@ -151,15 +157,15 @@ void demo(const DemoOptions& options) {
   const Interrupt interrupt;
   const auto read = read_document(contestants[0]->engine, document, interrupt);
   for (const Question& question : questions) {
-    fmt::print("\nquestion  {}\n", question.text);
+    fmt::print("\nquestion  {}\n", one_line(question.text));
     std::fflush(stdout);
     for (const auto& c : contestants) {
       const std::string answer =
           ask(*c, document + "\n\n" + question.text, options.max_tokens, *read, interrupt);
       const bool right = answer == question.answer;
       c->right += right;
-      fmt::print("{:<8}  {}{}\n", c->label, answer,
-                 right ? "" : "   [expected: " + question.answer + "]");
+      fmt::print("{:<8}  {}\n", c->label, one_line(answer));
+      if (!right) fmt::print("          ^ wrong, expected: {}\n", one_line(question.answer));
       std::fflush(stdout);
     }
   }
