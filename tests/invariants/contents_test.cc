@@ -85,9 +85,9 @@ void check_slots(TestSequence& sequence, int layer) {
 
 class Contents : public testing::TestWithParam<std::string> {};
 
-void run_checked(const Scenario& setup, const std::string& specification, int64_t prompt,
-                 int steps) {
+void run_checked(Scenario setup, const std::string& specification, int64_t prompt, int steps) {
   SCOPED_TRACE(testing::Message() << "page " << setup.page << ", prompt " << prompt);
+  setup.attend_in_prefill = false;
   Driver driver(setup, specification);
   const auto sequence = driver.make_sequence(3);
   int64_t rows = 0;

@@ -109,6 +109,7 @@ void Driver::prefill(TestSequence& sequence, int64_t tokens) {
       }
       sequence.plain.append(ctx_, layer, position, k, v);
       const auto pages = sequence.cache.append_chunk(ctx_, layer, k, v);
+      if (!setup_.attend_in_prefill) continue;
       backend_->prefill_attention(ctx_,
                                   {q, pages.pool, pages.slots, position, scale_of(setup_), out});
       sequence.outputs.emplace_back(out.flat().begin(), out.flat().end());

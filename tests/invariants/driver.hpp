@@ -27,6 +27,8 @@ struct Scenario {
   int64_t max_context = 640;
   int64_t chunk = 50;  // of prefill; no multiple of a page
   int threads = 2;
+  /// Whether prefill computes its attention; for tests of decode it need not.
+  bool attend_in_prefill = true;
 
   CacheConfig cache_config() const;
 };

@@ -15,10 +15,16 @@ namespace {
 constexpr int64_t kPrompt = 170;
 constexpr int kSteps = 45;
 
+Scenario decode_scenario() {
+  Scenario setup;
+  setup.attend_in_prefill = false;
+  return setup;
+}
+
 class Independence : public testing::TestWithParam<std::string> {};
 
 TEST_P(Independence, OfTheBatch) {
-  const Scenario setup;
+  const Scenario setup = decode_scenario();
   Driver driver(setup, GetParam());
   // Below the budget and crossing it, far beyond it, without a prompt, exactly at it.
   const int64_t prompts[] = {100, 300, 0, 112};
@@ -41,7 +47,7 @@ TEST_P(Independence, OfTheBatch) {
 }
 
 TEST_P(Independence, OfEarlierRequests) {
-  const Scenario setup;
+  const Scenario setup = decode_scenario();
   Driver driver(setup, GetParam());
   const auto sequence = driver.make_sequence(1);
   for (const auto& [seed, prompt] : {std::pair{31, 250}, std::pair{32, 60}, std::pair{33, 170}}) {
@@ -64,7 +70,7 @@ TEST_P(Independence, OfEarlierRequests) {
 }
 
 TEST_P(Independence, OfTheThreads) {
-  Scenario setup;
+  Scenario setup = decode_scenario();
   setup.threads = 1;
   const auto expected = run_alone(setup, GetParam(), 4, kPrompt, kSteps);
   for (const int threads : {2, 3, 5}) {
@@ -93,7 +99,7 @@ class Disorder final : public RecallHook {
 };
 
 TEST_P(Independence, OfWhenRecallFinishes) {
-  const Scenario setup;
+  const Scenario setup = decode_scenario();
   const uint64_t seeds[] = {51, 52, 53};
   std::vector<std::vector<std::vector<float>>> expected;
   for (const uint64_t seed : seeds) {

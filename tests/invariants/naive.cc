@@ -5,6 +5,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 namespace freekv::invariants {
 namespace {
@@ -76,7 +77,7 @@ class Naive {
     std::vector<double> pooled;
     std::vector<std::vector<double>> scores(static_cast<size_t>(q.shape(0)));
     for (int64_t j = sink_; j < last; ++j) {
-      const Box box = make_box(pool, static_cast<int32_t>(j), head, options_.cuboid);
+      const Box& box = box_of(pool, layer, head, static_cast<int32_t>(j));
       for (int64_t g = 0; g < q.shape(0); ++g) {
         double s = 0;
         for (int64_t e = 0; e < q.shape(1); ++e) {
@@ -148,6 +149,14 @@ class Naive {
   void set_prompt(int64_t prompt) { crossed_prompt_ = prompt > setup_.tokens.budget; }
 
  private:
+  // Candidates are complete, so their keys no longer change.
+  const Box& box_of(const KvPool& pool, int layer, int head, int32_t page) {
+    const auto key = std::make_tuple(layer, head, page);
+    const auto found = boxes_.find(key);
+    if (found != boxes_.end()) return found->second;
+    return boxes_[key] = make_box(pool, page, head, options_.cuboid);
+  }
+
   struct Head {
     bool started = false;
     std::vector<float> query;
@@ -179,6 +188,7 @@ class Naive {
   size_t k_;
   bool crossed_prompt_ = false;
   std::map<std::pair<int, int>, Head> heads_;
+  std::map<std::tuple<int, int, int32_t>, Box> boxes_;
 };
 
 }  // namespace

@@ -115,7 +115,8 @@ class Failures : public testing::TestWithParam<std::string> {};
 // A failed recall reaches the step that waits for it, never passes for data, and leaves a cache
 // that can start again.
 TEST_P(Failures, OfRecallReachTheCaller) {
-  const Scenario setup;
+  Scenario setup;
+  setup.attend_in_prefill = false;
   const auto expected = run_alone(setup, GetParam(), 9, 200, 20);
   for (const int reads : {0, 3, 17, 40, 75}) {
     std::atomic<int> left{1 << 30};

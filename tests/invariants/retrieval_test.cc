@@ -22,6 +22,7 @@ constexpr Lengths kLengths[] = {{0, 160},  {5, 150},  {111, 40}, {112, 40},
 
 void expect_naive(Scenario setup, const std::string& specification, const NaiveOptions& options,
                   bool counters) {
+  setup.attend_in_prefill = false;
   for (const Lengths& lengths : kLengths) {
     SCOPED_TRACE(testing::Message() << specification << ", prompt " << lengths.prompt);
     Driver driver(setup, specification);
