@@ -11,6 +11,7 @@ namespace freekv::cpu {
 struct DecodeAttentionScratch {
   Buffer memory;
   size_t workers = 0;
+  size_t kv_heads = 0;
   size_t rows = 0;
   size_t group = 0;
   size_t dim = 0;

@@ -16,14 +16,15 @@ inline constexpr size_t kTileRows = kTileTokens + kMaxLanes;
 
 /// Where the tokens lie. Rows past `tokens` repeat the last one: read, but never counted.
 struct Tile {
-  const std::byte* const* keys;  // [kTileRows]
-  const std::byte* const* next;  // [kTileRows] keys to fetch into cache meanwhile
-  size_t tokens;                 // 1..kTileTokens
-  size_t values_offset;          // from a token's key to its value
-  size_t row_bytes;              // of one key
-  size_t dim;                    // a multiple of 8
-  size_t padded_dim;             // the next multiple of kMaxLanes
-  bool prefetch;                 // for the first block of heads only
+  const std::byte* const* keys;   // [kTileRows]
+  const std::byte* const* fetch;  // [kTileTokens] keys to bring into the cache meanwhile
+  size_t tokens;                  // 1..kTileTokens
+  size_t key_offset;              // from keys[t] to the key that is meant
+  size_t values_offset;           // from a key to its value
+  size_t row_bytes;               // of one key
+  size_t dim;                     // a multiple of 8
+  size_t padded_dim;              // the next multiple of kMaxLanes
+  bool prefetch;                  // for the first block of heads only
 };
 
 /// The running softmax of a block of heads. All memory is aligned to 64 bytes.

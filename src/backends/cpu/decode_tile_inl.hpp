@@ -8,7 +8,6 @@
 #define FREEKV_BACKENDS_CPU_DECODE_TILE_INL_HPP_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -28,8 +27,9 @@ inline constexpr size_t kLanes = hn::MaxLanes(DF());
 /// Most query heads that a block may have: a vector of sums holds all of them for a token.
 inline constexpr size_t kMaxBlockHeads = std::min<size_t>(8, kLanes);
 
-HWY_INLINE void prefetch_row(const std::byte* row, size_t bytes) {
-  for (size_t b = 0; b < bytes; b += 64) hwy::Prefetch(row + b);
+/// Into the second-level cache: a tile of all KV heads is more than the first level holds.
+HWY_INLINE void fetch_row(const std::byte* row, size_t bytes) {
+  for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
 }
 
 /// A vector of a row from e on. kHalf: only 8 elements are left, the others are zeros.
@@ -83,7 +83,7 @@ HWY_INLINE VF sums_of_vectors(const VF (&v)[kLanes]) {
 
 /// One vector of the dimension, from e on, of the products that score_tokens() sums.
 template <DType kType, size_t kHeads, bool kHalf>
-HWY_INLINE void add_products(const std::byte* const* keys, const float* q, size_t e,
+HWY_INLINE void add_products(const std::byte* const* keys, size_t offset, const float* q, size_t e,
                              size_t padded_dim, VF (&sums)[kLanes]) {
   constexpr size_t kStride = std::bit_ceil(kHeads);
   const DF d;
@@ -92,7 +92,7 @@ HWY_INLINE void add_products(const std::byte* const* keys, const float* q, size_
   for (size_t g = 0; g < kHeads; ++g) qs[g] = hn::Load(d, q + g * padded_dim + e);
   HWY_UNROLL(16)
   for (size_t t = 0; t < kLanes / kStride; ++t) {
-    const VF k = load_values<kType, kHalf>(keys[t], e);
+    const VF k = load_values<kType, kHalf>(keys[t] + offset, e);
     HWY_UNROLL(8)
     for (size_t g = 0; g < kHeads; ++g) {
       sums[t * kStride + g] = hn::MulAdd(qs[g], k, sums[t * kStride + g]);
@@ -100,20 +100,22 @@ HWY_INLINE void add_products(const std::byte* const* keys, const float* q, size_
   }
 }
 
-/// Scores of kLanes / stride tokens for kHeads heads, as [token][stride].
+/// Scores of kLanes / stride tokens from `first` on for kHeads heads, as [token][stride].
 template <DType kType, size_t kHeads>
-HWY_INLINE VF score_tokens(const std::byte* const* keys, const float* q, size_t dim,
-                           size_t padded_dim) {
+HWY_INLINE VF score_tokens(const Tile& tile, size_t first, const float* q) {
+  const std::byte* const* keys = tile.keys + first;
   VF sums[kLanes];
   HWY_UNROLL(16)
   for (size_t i = 0; i < kLanes; ++i) sums[i] = hn::Zero(DF());
   size_t e = 0;
-  for (; e + kLanes <= dim; e += kLanes) {
-    add_products<kType, kHeads, false>(keys, q, e, padded_dim, sums);
+  for (; e + kLanes <= tile.dim; e += kLanes) {
+    add_products<kType, kHeads, false>(keys, tile.key_offset, q, e, tile.padded_dim, sums);
   }
   // head_dim is a multiple of 8, so at most half a vector is left; q is padded with zeros.
   if constexpr (kLanes > 8) {
-    if (e < dim) add_products<kType, kHeads, true>(keys, q, e, padded_dim, sums);
+    if (e < tile.dim) {
+      add_products<kType, kHeads, true>(keys, tile.key_offset, q, e, tile.padded_dim, sums);
+    }
   }
   return sums_of_vectors(sums);
 }
@@ -150,10 +152,10 @@ HWY_INLINE void softmax_tile(float* scores, size_t tokens, HeadBlockState& state
 }
 
 /// sums[g, e..] = sums * shrink[g] + weights . values, for kVectors vectors of the dimension.
-/// Fetches rows of the tile to come into cache, as many as this tile has tokens, when asked to.
+/// Brings values of the tile to come into the cache meanwhile, when asked to.
 template <DType kType, size_t kHeads, size_t kVectors, bool kHalf>
 HWY_INLINE void add_values(const Tile& tile, size_t e, const float* weights, const float* shrink,
-                           bool prefetch, float* sums) {
+                           bool fetch, float* sums) {
   constexpr size_t kStride = std::bit_ceil(kHeads);
   const DF d;
   VF acc[kHeads][kVectors];
@@ -165,10 +167,11 @@ HWY_INLINE void add_values(const Tile& tile, size_t e, const float* weights, con
           hn::Mul(hn::Set(d, shrink[g]), hn::Load(d, sums + g * tile.padded_dim + e + j * kLanes));
     }
   }
-  const size_t prefetch_bytes = prefetch ? tile.row_bytes : 0;
+  const size_t fetch_bytes = fetch ? tile.row_bytes : 0;
+  const size_t offset = tile.key_offset + tile.values_offset;
   for (size_t t = 0; t < tile.tokens; ++t) {
-    const std::byte* row = tile.keys[t] + tile.values_offset;
-    prefetch_row(tile.next[t], prefetch_bytes);
+    const std::byte* row = tile.keys[t] + offset;
+    fetch_row(tile.fetch[t] + tile.values_offset, fetch_bytes);
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
       const VF v = load_values<kType, kHalf>(row, e + j * kLanes);
@@ -193,13 +196,12 @@ void attend_tile(const Tile& tile, const float* q, float* scores, HeadBlockState
   constexpr size_t kStride = std::bit_ceil(kHeads);
   constexpr size_t kTokens = kLanes / kStride;
   const DF d;
-  const size_t prefetch_bytes = tile.prefetch ? tile.row_bytes : 0;
+  const size_t fetch_bytes = tile.prefetch ? tile.row_bytes : 0;
   for (size_t t = 0; t < tile.tokens; t += kTokens) {
-    for (size_t i = 0; i < kTokens; ++i) {
-      prefetch_row(tile.keys[t + i] + tile.values_offset, prefetch_bytes);
+    for (size_t i = t; i < std::min(t + kTokens, tile.tokens); ++i) {
+      fetch_row(tile.fetch[i], fetch_bytes);
     }
-    hn::Store(score_tokens<kType, kHeads>(tile.keys + t, q, tile.dim, tile.padded_dim), d,
-              scores + t * kStride);
+    hn::Store(score_tokens<kType, kHeads>(tile, t, q), d, scores + t * kStride);
   }
   HWY_ALIGN float shrink[kLanes];
   softmax_tile<kStride>(scores, tile.tokens, state, shrink);
@@ -208,12 +210,12 @@ void attend_tile(const Tile& tile, const float* q, float* scores, HeadBlockState
   constexpr size_t kSums = kLanes == 16 ? 16 : 8;
   constexpr size_t kVectors =
       std::min<size_t>(8, std::bit_floor(std::max<size_t>(1, kSums / kHeads)));
-  bool prefetch = tile.prefetch;
+  bool fetch = tile.prefetch;
   size_t e = 0;
   const auto add = [&]<size_t kCount, bool kHalf>() HWY_ATTR {
-    add_values<kType, kHeads, kCount, kHalf>(tile, e, scores, shrink, prefetch, state.sums);
+    add_values<kType, kHeads, kCount, kHalf>(tile, e, scores, shrink, fetch, state.sums);
     e += kCount * kLanes;
-    prefetch = false;
+    fetch = false;
   };
   while (e + kVectors * kLanes <= tile.dim) add.template operator()<kVectors, false>();
   if constexpr (kVectors > 4) {
