@@ -54,6 +54,10 @@ void name_openblas_kernels() {
 std::vector<BlasLibrary> load() {
   std::vector<BlasLibrary> found;
   name_openblas_kernels();
+  // Idle workers of these libraries spin for tens of milliseconds, on the cores that what is
+  // compared with them needs next. Half a millisecond is still longer than any pause in a product.
+  setenv("OPENBLAS_THREAD_TIMEOUT", "20", 0);
+  setenv("GOMP_SPINCOUNT", "10000", 0);
   void* library = open_library("libopenblas.so.0");
   auto* sgemm = symbol<CblasSgemm>(library, "cblas_sgemm");
   auto* threads = symbol<SetThreads>(library, "openblas_set_num_threads");

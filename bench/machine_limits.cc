@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "blas_libraries.hpp"
-#include "device/buffer.hpp"
 #include "timing.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -59,24 +58,28 @@ double read_bandwidth(ExecutionContext& ctx) {
   return static_cast<double>(kBytes) / seconds;
 }
 
-GemmRate best_gemm_rate(int threads, int64_t rows, int64_t n, int64_t k) {
-  Buffer x(static_cast<size_t>(rows * k) * sizeof(float));
-  Buffer weight(static_cast<size_t>(n * k) * sizeof(float));
-  Buffer out(static_cast<size_t>(rows * n) * sizeof(float));
-  std::ranges::fill(x.as<float>(), 0.5f);
-  std::ranges::fill(weight.as<float>(), 0.25f);
-  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(n * k);
-  const int passes = std::clamp(static_cast<int>(4e9 / flops), 5, 50);
-  GemmRate best;
+GemmYardstick::GemmYardstick(int threads, int64_t rows, int64_t n, int64_t k)
+    : threads_(threads),
+      rows_(rows),
+      n_(n),
+      k_(k),
+      x_(static_cast<size_t>(rows * k) * sizeof(float)),
+      weight_(static_cast<size_t>(n * k) * sizeof(float)),
+      out_(static_cast<size_t>(rows * n) * sizeof(float)) {
+  std::ranges::fill(x_.as<float>(), 0.5f);
+  std::ranges::fill(weight_.as<float>(), 0.25f);
+}
+
+void GemmYardstick::pass() {
+  const double flops = 2.0 * static_cast<double>(rows_) * static_cast<double>(n_ * k_);
   for (const BlasLibrary& library : blas_libraries()) {
-    library.set_threads(threads);
-    const double seconds = fastest(passes, [&] {
-      library.multiply(x.as<float>().data(), weight.as<float>().data(), rows, n, k,
-                       out.as<float>().data());
+    library.set_threads(threads_);
+    const double seconds = fastest(4, [&] {
+      library.multiply(x_.as<float>().data(), weight_.as<float>().data(), rows_, n_, k_,
+                       out_.as<float>().data());
     });
-    if (flops / seconds > best.flops) best = {flops / seconds, library.name};
+    if (flops / seconds > best_.flops) best_ = {flops / seconds, library.name};
   }
-  return best;
 }
 
 }  // namespace freekv::bench

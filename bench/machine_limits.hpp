@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "device/buffer.hpp"
 #include "device/execution_context.hpp"
 
 namespace freekv::bench {
@@ -18,8 +19,26 @@ struct GemmRate {
 };
 
 /// The rate of the best BLAS present (OpenBLAS, BLIS, oneDNN; loaded at run time) for
-/// out [rows, n] = x [rows, k] weight [n, k]^T in f32 on `threads` threads: the best of several
-/// passes of each library.
-GemmRate best_gemm_rate(int threads, int64_t rows, int64_t n, int64_t k);
+/// out [rows, n] = x [rows, k] weight [n, k]^T in f32. Passes are made between those of what is
+/// compared with it, so that both see the same machine, busy or not.
+class GemmYardstick {
+ public:
+  GemmYardstick(int threads, int64_t rows, int64_t n, int64_t k);
+
+  /// Runs each library a few times.
+  void pass();
+  /// The best of all passes so far.
+  const GemmRate& rate() const { return best_; }
+
+ private:
+  int threads_;
+  int64_t rows_;
+  int64_t n_;
+  int64_t k_;
+  Buffer x_;
+  Buffer weight_;
+  Buffer out_;
+  GemmRate best_;
+};
 
 }  // namespace freekv::bench

@@ -3,6 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <span>
@@ -32,20 +33,32 @@ inline bool agrees(benchmark::State& state, std::span<const float> actual,
 }
 
 /// Runs the benchmark's iterations and returns the seconds of the shortest, which is what the
-/// shares are taken from: the machine may be doing other things too.
-template <typename Body>
-double best_iteration(benchmark::State& state, Body&& body) {
+/// shares are taken from: the machine may be doing other things too. `between` runs before, after
+/// and in between, a few times, and is not timed.
+template <typename Body, typename Between>
+double best_iteration(benchmark::State& state, Body&& body, Between&& between) {
   using Clock = std::chrono::steady_clock;
+  constexpr int kBetween = 6;
   double best = std::numeric_limits<double>::infinity();
-  body();  // warms up
+  int64_t done = 0;
   for (auto _ : state) {
+    if (done++ % std::max<int64_t>(1, state.max_iterations / kBetween) == 0) {
+      between();
+      body();  // warms up
+    }
     const Clock::time_point start = Clock::now();
     body();
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     state.SetIterationTime(seconds);
     best = std::min(best, seconds);
   }
+  between();
   return best;
+}
+
+template <typename Body>
+double best_iteration(benchmark::State& state, Body&& body) {
+  return best_iteration(state, body, [] {});
 }
 
 }  // namespace freekv::bench

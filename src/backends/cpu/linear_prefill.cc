@@ -27,40 +27,33 @@ void pack_weights(const WeightView& weight, int64_t panel, float* dst) {
   });
 }
 
-// out[begin..end, panel's columns] (+)= x W^T. The panel is used a stretch of k at a time that
-// stays in the first-level cache while all rows pass over it.
+// out[begin..end, panel's columns] (+)= x W^T. Sums are kept aside, since rows of the output may
+// lie a power of two apart and so evict each other from the caches; the panel is used a stretch of
+// k at a time that stays in the first-level cache while a block of rows passes over it.
 void multiply_panel(View<const float, 2> x, int64_t begin, int64_t end, const float* packed,
                     int64_t panel, bool accumulate, View<float, 2> out) {
   constexpr size_t kStretch = 128;
+  constexpr size_t kRows = 8 * kTileRows;
+  HWY_ALIGN float sums[kRows * kTileVectors * hn::MaxLanes(DF())];
   const size_t cols = panel_cols();
   const auto k = static_cast<size_t>(x.shape(1));
   const auto n = static_cast<size_t>(out.shape(1));
   const size_t first = static_cast<size_t>(panel) * cols;
   const size_t valid = std::min(cols, n - first);
-  const auto multiply = [&](int64_t t, size_t rows, size_t i, bool add, float* c, size_t stride) {
-    gemm_strip<kTileVectors>(rows, x.data() + static_cast<size_t>(t) * k + i, k, packed + i * cols,
-                             cols, std::min(kStretch, k - i), add, c, stride);
-  };
-  if (valid == cols) {
+  for (auto t = static_cast<size_t>(begin); t < static_cast<size_t>(end); t += kRows) {
+    const size_t rows = std::min(kRows, static_cast<size_t>(end) - t);
+    float* to = out.data() + t * n + first;
+    if (accumulate || k == 0) {
+      std::fill_n(sums, rows * cols, 0.0f);
+      for (size_t r = 0; accumulate && r < rows; ++r) {
+        std::copy_n(to + r * n, valid, sums + r * cols);
+      }
+    }
     for (size_t i = 0; i < k; i += kStretch) {
-      multiply(begin, static_cast<size_t>(end - begin), i, accumulate || i > 0,
-               out.data() + static_cast<size_t>(begin) * n + first, n);
+      gemm_strip<kTileVectors>(rows, x.data() + t * k + i, k, packed + i * cols, cols,
+                               std::min(kStretch, k - i), accumulate || i > 0, sums, cols);
     }
-    return;
-  }
-  // The last panel is wider than what is left of the output: through a tile of its own.
-  HWY_ALIGN float tile[kTileRows * kTileVectors * kBlock];
-  for (int64_t t = begin; t < end; t += kTileRows) {
-    const size_t rows = std::min(kTileRows, static_cast<size_t>(end - t));
-    const auto out_row = [&](size_t r) {
-      return out.data() + (static_cast<size_t>(t) + r) * n + first;
-    };
-    std::fill_n(tile, rows * cols, 0.0f);
-    for (size_t r = 0; accumulate && r < rows; ++r) {
-      std::copy_n(out_row(r), valid, tile + r * cols);
-    }
-    for (size_t i = 0; i < k; i += kStretch) multiply(t, rows, i, true, tile, cols);
-    for (size_t r = 0; r < rows; ++r) std::copy_n(tile + r * cols, valid, out_row(r));
+    for (size_t r = 0; r < rows; ++r) std::copy_n(sums + r * cols, valid, to + r * n);
   }
 }
 
