@@ -5,14 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose="${1:-build}"
 
-packages=(g++ cmake ninja-build pkg-config libhwy-dev libopenblas0-pthread libopenblas-pthread-dev
-          libfmt-dev libcli11-dev nlohmann-json3-dev libpcre2-dev)
+packages=(g++ cmake ninja-build pkg-config libhwy-dev libfmt-dev libcli11-dev
+          nlohmann-json3-dev libpcre2-dev)
 case "$purpose" in
   build) ;;
   test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang
                     libclang-rt-14-dev clang-format clang-tidy ccache git python3 python3-venv) ;;
-  bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev libblis4-pthread
-                    libdnnl2 ccache python3 python3-venv python3-dev) ;;
+  bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev ccache python3
+                    python3-venv python3-dev
+                    libopenblas0-pthread libblis4-pthread libdnnl2) ;;  # yardsticks for our GEMM
   *) echo "usage: tools/setup.sh build|test|bench" >&2; exit 2 ;;
 esac
 

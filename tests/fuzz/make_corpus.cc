@@ -59,8 +59,7 @@ void write_tokenizer(const std::filesystem::path& folder) {
       {"runs", std::string(60, 'a') + std::string(40, ' ') + std::string(40, '\n') + "\xff\xff"}};
   for (const auto& [name, text] : texts) {
     for (int which = 0; which < 3; ++which) {
-      write(folder / (std::string(name) + std::to_string(which)),
-            std::to_string(which) + text);
+      write(folder / (std::string(name) + std::to_string(which)), std::to_string(which) + text);
     }
   }
   for (const char* name : {"gpt-2", "llama-bpe", "qwen2"}) {

@@ -72,7 +72,7 @@ TEST(FreeKv, EqualsTheAlgorithmAndCountsWhatItDoes) {
     NaiveOptions options;
     options.tau = tau;
     options.dense_layers = 1;
-    expect_naive({}, "freekv:tau=" + std::to_string(tau), options, true);
+    expect_naive({}, "freekv:dense_layers=1,tau=" + std::to_string(tau), options, true);
   }
 }
 
@@ -103,7 +103,7 @@ TEST(FreeKv, SelectsTheSamePagesWhateverStaysResident) {
   options.tau = 0.8;
   options.dense_layers = 1;
   for (const char* resident : {"1.3", "2", "8", "1000"}) {
-    expect_naive({}, std::string("freekv:resident=") + resident, options, false);
+    expect_naive({}, std::string("freekv:dense_layers=1,resident=") + resident, options, false);
   }
 }
 
@@ -115,17 +115,17 @@ TEST(FreeKv, EqualsTheAlgorithmForOtherPagesGroupsAndBudgets) {
   setup.kv_heads = 3;
   setup.group = 5;
   setup.dim = 8;
-  expect_naive(setup, "freekv", options, true);
+  expect_naive(setup, "freekv:dense_layers=1", options, true);
   setup = {};
   setup.page = 32;
   setup.tokens = {96, 0, 32};  // no sink, k = 2
-  expect_naive(setup, "freekv", options, true);
+  expect_naive(setup, "freekv:dense_layers=1", options, true);
   setup.tokens = {110, 1, 3};  // rounded up to whole pages; the budget is no whole number of them
-  expect_naive(setup, "freekv", options, true);
+  expect_naive(setup, "freekv:dense_layers=1", options, true);
   setup.page = 64;
   setup.tokens = {192, 64, 64};
   setup.dtype = DType::kBF16;
-  expect_naive(setup, "freekv", options, true);
+  expect_naive(setup, "freekv:dense_layers=1", options, true);
 }
 
 TEST(Quest, SelectsWithTheCurrentQuery) {

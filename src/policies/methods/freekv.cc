@@ -253,7 +253,7 @@ PolicyDescriptor describe_freekv() {
        {"sketch", "minmax", "page sketch: " + sketch_names()},
        {"pooling", "mean_softmax",
         "over the group: mean_softmax, max_softmax, mean_score, max_score"},
-       {"dense_layers", "1", "first layers that keep and attend to everything"},
+       {"dense_layers", "0", "first layers that keep and attend to everything (the paper: 1)"},
        {"resident", "1",
         "fast-tier pages per head for selections, as a multiple of those selected"},
        {"recall", "gather", "gather (one pass) or streamed (two staging buffers)"}},
