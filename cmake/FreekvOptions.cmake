@@ -2,6 +2,10 @@
 option(FREEKV_TESTS "Build the unit, property, parity and invariant tests" ON)
 option(FREEKV_BENCH "Build the per-operation benchmarks in bench/" ON)
 option(FREEKV_FUZZ "Build the libFuzzer targets (clang only)" OFF)
+option(FREEKV_CUDA "Build the CUDA backend" OFF)
+if(FREEKV_CUDA)
+  message(FATAL_ERROR "the CUDA backend is not part of this release; use the preset release")
+endif()
 set(FREEKV_SANITIZE "" CACHE STRING "address, undefined or thread; empty for none")
 set(FREEKV_EXTRA_POLICY_DIRS "" CACHE STRING "Folders outside the tree with further policy files")
 
