@@ -1,7 +1,7 @@
 """Makes the demo model: tokenizer, training, evaluation, GGUF file and model card.
 
     python train_demo_model.py --books books.txt.xz --out ../../models
-    python train_demo_model.py --books books.txt.xz --out /tmp/smoke --smoke
+    python train_demo_model.py --books books.txt.xz --out smoke --smoke
 
 The first takes under 25 minutes on one H200; the second shows on a CPU, in under a minute, that
 every part runs, with a tiny model that learns nothing.
