@@ -1,59 +1,21 @@
-// A decode step allocates nothing: counted over all threads by replacing operator new.
+// A decode step allocates nothing, counted over all threads.
 #include <gtest/gtest.h>
-
-#include <atomic>
-#include <cstdlib>
-#include <new>
 
 #include "freekv/engine.hpp"
 #include "policies/policy.hpp"
+#include "support/counting_allocator.hpp"
 #include "tiny_model.hpp"
-
-namespace {
-
-std::atomic<bool> counting{false};
-std::atomic<int64_t> allocations{0};
-
-void* allocate(size_t bytes) {
-  if (counting.load(std::memory_order_relaxed)) ++allocations;
-  if (void* memory = std::malloc(bytes ? bytes : 1)) return memory;
-  throw std::bad_alloc();
-}
-
-void* allocate_aligned(size_t bytes, std::align_val_t alignment) {
-  if (counting.load(std::memory_order_relaxed)) ++allocations;
-  const auto align = static_cast<size_t>(alignment);
-  if (void* memory = std::aligned_alloc(align, (bytes + align - 1) / align * align)) return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(size_t bytes) { return allocate(bytes); }
-void* operator new[](size_t bytes) { return allocate(bytes); }
-void* operator new(size_t bytes, std::align_val_t align) { return allocate_aligned(bytes, align); }
-void* operator new[](size_t bytes, std::align_val_t align) {
-  return allocate_aligned(bytes, align);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace freekv {
 namespace {
 
+using testing_support::AllocationCount;
+
 TEST(DecodeStep, TheCounterCounts) {
-  allocations = 0;
-  counting = true;
+  AllocationCount count;
   const auto value = std::make_unique<int>(3);
-  counting = false;
+  EXPECT_GE(count.stop(), 1);
   EXPECT_EQ(*value, 3);
-  EXPECT_GE(allocations.load(), 1);
 }
 
 TEST(DecodeStep, AllocatesNothingUnderAnyPolicy) {
@@ -73,14 +35,12 @@ TEST(DecodeStep, AllocatesNothingUnderAnyPolicy) {
       batch.push_back(sequences.back().get());
     }
     // From the very first step: the 300 tokens retrieve at once, the 90 cross the budget of 96.
-    allocations = 0;
-    counting = true;
+    AllocationCount count;
     for (int32_t step = 0; step < 40; ++step) {
       const int32_t tokens[] = {step % 256, step * 3 % 256};
       engine.decode(batch, tokens);
     }
-    counting = false;
-    EXPECT_EQ(allocations.load(), 0) << policy.name;
+    EXPECT_EQ(count.stop(), 0) << policy.name;
   }
 }
 

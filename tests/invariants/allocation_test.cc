@@ -1,54 +1,23 @@
 // A decode step takes no memory, on any thread, whatever the policy does in it.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <thread>
 
 #include "driver.hpp"
 #include "specifications.hpp"
-
-namespace {
-
-std::atomic<bool> counting{false};
-std::atomic<int64_t> allocations{0};
-
-void* allocate(size_t bytes) {
-  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1);
-  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-// The forms that the others forward to by default, and the aligned one.
-void* operator new(size_t bytes) { return allocate(bytes); }
-void* operator new[](size_t bytes) { return allocate(bytes); }
-void* operator new(size_t bytes, std::align_val_t align) {
-  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1);
-  const auto a = static_cast<size_t>(align);
-  if (void* memory = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+#include "support/counting_allocator.hpp"
 
 namespace freekv::invariants {
 namespace {
 
+using testing_support::AllocationCount;
+
 class Allocation : public testing::TestWithParam<std::string> {};
 
 TEST(AllocationCount, CountsEveryThread) {
-  counting = true;
-  const int64_t before = allocations;
+  AllocationCount count;
   std::thread([] { delete new int(1); }).join();
-  counting = false;
-  EXPECT_GE(allocations - before, 1);
+  EXPECT_GE(count.stop(), 1);
 }
 
 // Over all that a step can meet: within the budget, the first step past it, retrieval, pages that
@@ -65,11 +34,9 @@ TEST_P(Allocation, NoneInADecodeStep) {
     driver.prefill(*sequences.back(), prompt);
     batch.push_back(sequences.back().get());
   }
-  allocations = 0;
-  counting = true;
+  AllocationCount count;
   for (int i = 0; i < 60; ++i) driver.step(batch);
-  counting = false;
-  EXPECT_EQ(allocations, 0);
+  EXPECT_EQ(count.stop(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Allocation, testing::ValuesIn(all_specifications()),
