@@ -146,7 +146,10 @@ TEST_P(Selection, EqualsScoresFromTheKeysThemselves) {
                                      range,
                                      GetParam().pooling,
                                      1 / std::sqrt(static_cast<float>(kDim))};
-        ASSERT_EQ(select_pages(*backend, params, {scores, pooled}, out), 6);
+        // In two parts, as two threads would.
+        score_candidates(*backend, params, {scores, pooled}, 0, 11);
+        score_candidates(*backend, params, {scores, pooled}, 11, range.size());
+        ASSERT_EQ(select_scored(*backend, params, {scores, pooled}, out), 6);
         EXPECT_EQ(out, naive_selection(pages, q, kGroup, head, range, GetParam().pooling,
                                        std::string_view(GetParam().sketch) == "cuboid", 6));
       }
@@ -164,19 +167,19 @@ INSTANTIATE_TEST_SUITE_P(All, Selection,
                                          Case{"cuboid", Pooling::kMeanScore, 64},
                                          Case{"cuboid", Pooling::kMaxScore, 32}));
 
-TEST(SelectPages, TakesAllWhenThereIsNothingToChoose) {
+TEST(SelectScored, TakesAllWhenThereIsNothingToChoose) {
   const auto backend = make_reference_backend();
   std::vector<int32_t> out(4, -1);
   // Neither sketches nor scratch are touched.
   SelectionParams params;
   params.candidates = {5, 8};
-  EXPECT_EQ(select_pages(*backend, params, {}, out), 3);
+  EXPECT_EQ(select_scored(*backend, params, {}, out), 3);
   EXPECT_EQ(out, (std::vector<int32_t>{5, 6, 7, -1}));
   params.candidates = {5, 3};
-  EXPECT_EQ(select_pages(*backend, params, {}, out), 0);
+  EXPECT_EQ(select_scored(*backend, params, {}, out), 0);
 }
 
-TEST(SelectPages, PrefersTheLowerOfEqualPages) {
+TEST(SelectScored, PrefersTheLowerOfEqualPages) {
   const KvShape shape{1, 8, 16, DType::kF16};
   Pages pages(shape, 1, 3);
   const auto backend = make_reference_backend();
@@ -188,7 +191,8 @@ TEST(SelectPages, PrefersTheLowerOfEqualPages) {
   const auto q = random_query(1, 8, 1);
   const SelectionParams params{
       &store, 0, View<const float, 2>(q.data(), 1, 8), {4, 20}, Pooling::kMeanSoftmax, 1};
-  select_pages(*backend, params, {scores, pooled}, out);
+  score_candidates(*backend, params, {scores, pooled}, 0, 16);
+  select_scored(*backend, params, {scores, pooled}, out);
   EXPECT_EQ(out, (std::vector<int32_t>{4, 5, 6}));
 }
 

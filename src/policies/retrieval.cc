@@ -41,16 +41,15 @@ std::span<const int32_t> RetrievalState::selected(int layer, int head) const {
   return std::span(pages_).subspan(at * selected_max_, page_counts_[at]);
 }
 
-void RetrievalState::select(Backend& backend, SequenceCache& cache, int layer, int head,
-                            View<const float, 2> q, float scale, Pooling pooling, int64_t tokens) {
+void RetrievalState::select_scored(Backend& backend, int layer, const SelectionParams& params) {
+  const size_t at = row(layer, params.head);
+  page_counts_[at] = static_cast<size_t>(freekv::select_scored(
+      backend, params, scratch(params.head), part(pages_, at, selected_max_)));
+}
+
+SelectionScratch RetrievalState::scratch(int head) {
   const auto h = static_cast<size_t>(head);
-  const size_t at = row(layer, head);
-  const SelectionParams params{&cache.layer(layer).sketches(),    head,    q,
-                               cache.layout().candidates(tokens), pooling, scale};
-  const SelectionScratch scratch{part(scores_, h, scores_per_head_),
-                                 part(pooled_, h, candidates_max_)};
-  page_counts_[at] =
-      static_cast<size_t>(select_pages(backend, params, scratch, part(pages_, at, selected_max_)));
+  return {part(scores_, h, scores_per_head_), part(pooled_, h, candidates_max_)};
 }
 
 std::span<PageMove> RetrievalState::move_room(int head) {
@@ -67,31 +66,94 @@ std::span<int32_t> RetrievalState::row_slots(int head) {
 
 void RetrievalState::forget() { std::fill(page_counts_.begin(), page_counts_.end(), size_t{0}); }
 
-void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
-              FunctionRef<void(const StepRow&)> body) {
-  // Workers take equal shares of the wanted rows, however these are spread over the batch. A fixed
-  // array holds them, since a step takes no memory; larger batches go in several rounds.
+namespace {
+
+// Calls body(rows) with the wanted rows, in several rounds where they are many: a fixed array holds
+// them, since a step takes no memory.
+void in_rounds(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
+               FunctionRef<void(std::span<const StepRow>)> body) {
   std::array<StepRow, 256> rows;
   size_t count = 0;
-  const auto flush = [&] {
-    step.ctx.pool().parallel_for(static_cast<int64_t>(count), 1,
-                                 [&](int64_t begin, int64_t end, int) {
-                                   for (int64_t i = begin; i < end; ++i) {
-                                     body(rows[static_cast<size_t>(i)]);
-                                   }
-                                 });
-    count = 0;
-  };
   for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
     const int heads = step.sequences[static_cast<size_t>(s)].cache.config().shape.heads;
     for (int head = 0; head < heads; ++head) {
       const StepRow row{s, head};
       if (!wanted(row)) continue;
       rows[count++] = row;
-      if (count == rows.size()) flush();
+      if (count == rows.size()) body(rows);
+      count %= rows.size();
     }
   }
-  flush();
+  if (count > 0) body(std::span(rows).first(count));
+}
+
+// Workers take equal shares of the rows, however these are spread over the batch.
+void on_workers(const LayerStep& step, std::span<const StepRow> rows,
+                FunctionRef<void(const StepRow&)> body) {
+  step.ctx.pool().parallel_for(static_cast<int64_t>(rows.size()), 1,
+                               [&](int64_t begin, int64_t end, int) {
+                                 for (int64_t i = begin; i < end; ++i) {
+                                   body(rows[static_cast<size_t>(i)]);
+                                 }
+                               });
+}
+
+RetrievalState& state_of(const LayerStep& step, const StepRow& row) {
+  return static_cast<RetrievalState&>(step.sequences[static_cast<size_t>(row.sequence)].state);
+}
+
+SelectionParams selection_of(const LayerStep& step, SelectionRule rule, const StepRow& row) {
+  SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  return {&cache.layer(step.layer).sketches(),
+          row.head,
+          row_query(step, row),
+          cache.layout().candidates(cache.tokens() + 1 + rule.ahead),
+          rule.pooling,
+          step.scale};
+}
+
+// Cuts the candidates of all rows, laid end to end, into one part per worker.
+void score_rows(const LayerStep& step, SelectionRule rule, std::span<const StepRow> rows) {
+  // Whole blocks of sketches, and enough of them to be worth another thread.
+  constexpr int64_t kGrain = 8 * BoxSketchView::kBlockPages;
+  const auto candidates = [&](const StepRow& row) -> int64_t {
+    const SelectionParams params = selection_of(step, rule, row);
+    const size_t wanted = state_of(step, row).wanted();
+    return has_choice(params, wanted) ? params.candidates.size() : 0;
+  };
+  int64_t total = 0;
+  for (const StepRow& row : rows) total += candidates(row);
+  step.ctx.pool().parallel_for(total, kGrain, [&](int64_t begin, int64_t end, int) {
+    int64_t first = 0;
+    for (const StepRow& row : rows) {
+      const int64_t last = first + candidates(row);
+      const int64_t from = std::max(begin, first), to = std::min(end, last);
+      if (from < to) {
+        score_candidates(step.backend, selection_of(step, rule, row),
+                         state_of(step, row).scratch(row.head), static_cast<int32_t>(from - first),
+                         static_cast<int32_t>(to - first));
+      }
+      first = last;
+    }
+  });
+}
+
+}  // namespace
+
+void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
+              FunctionRef<void(const StepRow&)> body) {
+  in_rounds(step, wanted, [&](std::span<const StepRow> rows) { on_workers(step, rows, body); });
+}
+
+void select_rows(const LayerStep& step, SelectionRule rule,
+                 FunctionRef<bool(const StepRow&)> wanted, FunctionRef<void(const StepRow&)> body) {
+  in_rounds(step, wanted, [&](std::span<const StepRow> rows) {
+    score_rows(step, rule, rows);
+    on_workers(step, rows, [&](const StepRow& row) {
+      state_of(step, row).select_scored(step.backend, step.layer, selection_of(step, rule, row));
+      body(row);
+    });
+  });
 }
 
 size_t row_index(const LayerStep& step, const StepRow& row) {

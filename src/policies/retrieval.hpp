@@ -20,9 +20,11 @@ class RetrievalState : public PolicyState {
 
   /// The pages selected last, ascending.
   std::span<const int32_t> selected(int layer, int head) const;
-  /// Selects with `q` [G, d] among the candidates of a step at which T = `tokens`.
-  void select(Backend& backend, SequenceCache& cache, int layer, int head, View<const float, 2> q,
-              float scale, Pooling pooling, int64_t tokens);
+  /// Selects the pages of a layer's head from scored candidates (selection.hpp).
+  void select_scored(Backend& backend, int layer, const SelectionParams& params);
+  /// How many pages a selection takes, and the memory that one of `head` needs.
+  size_t wanted() const { return selected_max_; }
+  SelectionScratch scratch(int head);
 
   /// Room for the misses of one selection of this head.
   std::span<PageMove> move_room(int head);
@@ -62,6 +64,19 @@ struct StepRow {
 /// one worker's. Takes no memory.
 void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
               FunctionRef<void(const StepRow&)> body);
+
+/// How the rows of one selection choose.
+struct SelectionRule {
+  Pooling pooling = Pooling::kMeanSoftmax;
+  /// Steps from now that the selection is for: 0, or 1 for the next token's.
+  int ahead = 0;
+};
+
+/// Selects, with the step's queries, the pages of every row that `wanted` chooses, into its
+/// RetrievalState; then calls body(row) as for_rows() does. Workers share the scoring by
+/// candidates, since a batch has few rows and a long context many pages. Takes no memory.
+void select_rows(const LayerStep& step, SelectionRule rule,
+                 FunctionRef<bool(const StepRow&)> wanted, FunctionRef<void(const StepRow&)> body);
 
 /// The row of the step's spans: sequence * M + head.
 size_t row_index(const LayerStep& step, const StepRow& row);

@@ -7,6 +7,7 @@
 #define FREEKV_BACKENDS_CPU_BOX_SKETCH_INL_HPP_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -82,10 +83,12 @@ struct SignedQueries {
   std::array<float, kMaxHeadDim * kHeads> negative;
 };
 
-/// Scores of the 16 pages of a block, sums running over dimensions with pages in the lanes.
+/// Scores of the 16 pages of a block, sums running over dimensions with pages in the lanes. `next`
+/// is the block scored after it.
 template <DType kType, size_t kHeads>
 HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
-                            const std::byte* lo, size_t dim, float (&scores)[kHeads][kPages]) {
+                            const std::byte* lo, const std::byte* next, size_t dim,
+                            float (&scores)[kHeads][kPages]) {
   const DF d;
   constexpr size_t kLanes = hn::MaxLanes(DF());
   constexpr size_t kVectors = kPages / kLanes;
@@ -100,7 +103,10 @@ HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
       for (size_t c = 0; c < kChains; ++c) sums[g][i][c] = hn::Zero(d);
     }
   }
+  constexpr size_t kRow = 2 * kPages * (kType == DType::kF32 ? 4 : 2);
   for (size_t e = 0; e < dim; ++e) {
+    // A block can be a page of memory, at whose end the hardware's prefetcher stops.
+    for (size_t at = 0; at < kRow; at += 64) hwy::Prefetch(next + e * kRow + at);
     HWY_UNROLL(16)
     for (size_t i = 0; i < kVectors; ++i) {
       const VF upper = Block<kType>(hi, 0).load(d, e * kPages + i * kLanes);
@@ -141,8 +147,9 @@ void score_heads(View<const float, 2> q, const BoxSketchView& sketch, int64_t fi
   const int64_t end = first + scores.shape(1);
   for (int64_t page = first / kStep * kStep; page < end; page += kStep) {
     float block[kHeads][kPages];
-    score_block<kType, kHeads>(signs, sketch.hi(page / kStep, 0), sketch.lo(page / kStep, 0), dim,
-                               block);
+    const std::byte* hi = sketch.hi(page / kStep, 0);
+    score_block<kType, kHeads>(signs, hi, sketch.lo(page / kStep, 0), hi + sketch.block_bytes(),
+                               dim, block);
     const int64_t from = std::max(page, first);
     const int64_t to = std::min(page + kStep, end);
     for (size_t h = 0; h < kHeads; ++h) {

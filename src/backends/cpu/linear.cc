@@ -8,6 +8,8 @@
 #define HWY_TARGET_INCLUDE "backends/cpu/linear.cc"
 #include <hwy/foreach_target.h>
 // foreach_target.h before what it re-includes
+#include <hwy/cache_control.h>
+
 #include "backends/cpu/load_inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -59,7 +61,15 @@ HWY_INLINE void linear_block(const float* x, size_t cols, const std::byte* weigh
     for (size_t t = 0; t < kRows; ++t) sums[t][n] = hn::Zero(d);
   }
   const size_t blocks = cols / kBlock;
+  // The weights come from memory once a token. Their rows are short, so that the hardware sees no
+  // streams in them: what is read some KiB from here is asked for in step with the reading.
+  constexpr size_t kAhead = 6 << 10;
+  constexpr size_t kBytes = kWeights * Block<kType>::kBytes;
   for (size_t b = 0; b < blocks; ++b) {
+    if constexpr (kRows == 1) {
+      const std::byte* later = weight + kAhead + b * kBytes;
+      for (size_t at = 0; at < kBytes; at += 64) hwy::Prefetch(later + at);
+    }
     for (size_t j = 0; j < kBlock; j += lanes) {
       VF xs[kRows];
       for (size_t t = 0; t < kRows; ++t) xs[t] = hn::LoadU(d, x + t * cols + b * kBlock + j);

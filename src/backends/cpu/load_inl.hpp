@@ -31,7 +31,9 @@ using VF = hn::Vec<DF>;
 template <DType kType>
 class Block {
  public:
-  HWY_INLINE Block(const std::byte* row, size_t b) : data_(row + b * kBlock * sizeof(T)) {}
+  static constexpr size_t kBytes = kBlock * (kType == DType::kF32 ? 4 : 2);
+
+  HWY_INLINE Block(const std::byte* row, size_t b) : data_(row + b * kBytes) {}
 
   template <class D>
   HWY_INLINE hn::Vec<D> load(D d, size_t j) const {
@@ -53,7 +55,9 @@ class Block {
 template <>
 class Block<DType::kQ8_0> {
  public:
-  HWY_INLINE Block(const std::byte* row, size_t b) : data_(row + b * kQ8BlockBytes) {}
+  static constexpr size_t kBytes = kQ8BlockBytes;
+
+  HWY_INLINE Block(const std::byte* row, size_t b) : data_(row + b * kBytes) {}
 
   template <class D>
   HWY_INLINE hn::Vec<D> load(D d, size_t j) const {

@@ -120,9 +120,11 @@ class FreeKvPolicy final : public Policy {
   }
 
   void after_attention(LayerStep& step) override {
-    for_rows(
-        step, [&](const StepRow& row) { return retrieves(step, row) && !selects_now(step, row); },
-        [&](const StepRow& row) { select(step, row, 1); });
+    // For the next step: a page that leaves the window with the next token is a candidate already.
+    select_rows(
+        step, {pooling_, 1},
+        [&](const StepRow& row) { return retrieves(step, row) && !selects_now(step, row); },
+        [&](const StepRow& row) { plan_moves(step, row); });
     for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
       if (!retrieves(step, {s, 0})) continue;
       const PolicySequence& sequence = step.sequences[static_cast<size_t>(s)];
@@ -156,10 +158,11 @@ class FreeKvPolicy final : public Policy {
       step.sequences[static_cast<size_t>(s)].cache.finish_recall(step.ctx, step.layer);
     }
     if (!any) return;
-    for_rows(
-        step, [&](const StepRow& row) { return retrieves(step, row) && selects_now(step, row); },
+    select_rows(
+        step, {pooling_, 0},
+        [&](const StepRow& row) { return retrieves(step, row) && selects_now(step, row); },
         [&](const StepRow& row) {
-          select(step, row, 0);
+          plan_moves(step, row);
           recall_blocking(step, row);
         });
     for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
@@ -189,13 +192,10 @@ class FreeKvPolicy final : public Policy {
     }
   }
 
-  // Selects with q_i for this step (ahead = 0) or the next one, and plans what must move. A page
-  // that leaves the window with the next token is a candidate of the next step already.
-  void select(const LayerStep& step, const StepRow& row, int ahead) const {
+  // What of the row's selection must move, and to which slots.
+  static void plan_moves(const LayerStep& step, const StepRow& row) {
     const PolicySequence& sequence = step.sequences[static_cast<size_t>(row.sequence)];
     FreeKvState& state = state_of(sequence);
-    state.select(step.backend, sequence.cache, step.layer, row.head, row_query(step, row),
-                 step.scale, pooling_, sequence.cache.tokens() + 1 + ahead);
     const auto moves = sequence.cache.layer(step.layer)
                            .make_resident(row.head, state.selected(step.layer, row.head),
                                           state.move_room(row.head));

@@ -27,12 +27,9 @@ class QuestPolicy final : public Policy {
     const auto retrieves = [&](const StepRow& row) {
       return step.sequences[static_cast<size_t>(row.sequence)].cache.retrieves(step.layer);
     };
-    for_rows(step, retrieves, [&](const StepRow& row) {
+    select_rows(step, {pooling_}, retrieves, [&](const StepRow& row) {
       const PolicySequence& sequence = step.sequences[static_cast<size_t>(row.sequence)];
-      auto& state = static_cast<RetrievalState&>(sequence.state);
-      state.select(step.backend, sequence.cache, step.layer, row.head, row_query(step, row),
-                   step.scale, pooling_, sequence.cache.tokens() + 1);
-      set_sparse_row(step, row, state);
+      set_sparse_row(step, row, static_cast<RetrievalState&>(sequence.state));
     });
     for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
       if (!retrieves({s, 0})) {
