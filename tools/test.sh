@@ -38,8 +38,7 @@ step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
-step "asan" sanitize asan
-step "ubsan" sanitize ubsan
+step "asan and ubsan" sanitize asan-ubsan
 step "tsan" sanitize tsan
 step "fuzz" tests/fuzz/run.sh 20
 
