@@ -16,6 +16,7 @@ enum class ErrorCode {
   kOutOfMemory,          // a memory limit, the user's or the machine's
   kIo,                   // the operating system refused or failed
   kCancelled,            // the caller asked to stop
+  kDevice,               // an accelerator or its driver is missing, refused or was lost
   kInternal,             // a defect in this library
 };
 

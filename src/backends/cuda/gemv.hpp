@@ -1,0 +1,26 @@
+// Matrix products of a decode batch: bound by reading the weights once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace freekv::cuda {
+
+/// out[t, n] (+)= x[t] . weight[n]; x [rows, K] f32, weight [N, K] bf16, out [rows, N] f32.
+/// K is a multiple of 8, rows 1..kMaxGemvRows. Each row's result is the same to the bit whatever
+/// the other rows are and however many.
+struct GemvParams {
+  const float* x = nullptr;
+  const void* weight = nullptr;
+  const float* bias = nullptr;  // [N], or null
+  float* out = nullptr;
+  int32_t rows = 0;
+  int32_t n = 0;
+  int32_t k = 0;
+  bool accumulate = false;
+};
+inline constexpr int kMaxGemvRows = 8;
+void gemv(const GemvParams& params, cudaStream_t stream);
+
+}  // namespace freekv::cuda

@@ -1,0 +1,60 @@
+// Selection on the device: minmax sketches, page scores, pooling over the group, top-k, and what of
+// it must move (algorithm.md, sections 2 to 4). No host in the loop: which rows take part is read
+// from RowMode, and a launch without work ends at once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "backends/cuda/layout.hpp"
+
+namespace freekv::cuda {
+
+enum class PoolingRule : uint8_t { kMeanSoftmax, kMaxSoftmax, kMeanScore, kMaxScore };
+
+struct SelectParams {
+  Batch batch;
+  KvGeometry kv;
+  PageMap map;
+  int32_t layer = 0;
+  float scale = 1;                // of scores before a softmax
+  const float* q = nullptr;       // [R, G, d]
+  const RowMode* mode = nullptr;  // [R]
+  /// Rows that select: kCorrected before attention (ahead = 0), kSpeculative after it (ahead = 1:
+  /// among the candidates of the next step, T + 1).
+  RowMode which = RowMode::kCorrected;
+  int32_t ahead = 0;
+  PoolingRule pooling = PoolingRule::kMeanSoftmax;
+  int32_t max_candidates = 0;  // most candidates of any sequence
+  /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash,
+  /// in place of the scores' choice; the scores are computed all the same. Negative: off.
+  float forced_churn = -1;
+  void* scratch = nullptr;  // select_scratch() bytes; one per branch of the graph
+  Move* moves = nullptr;    // [R][k] out: what must be brought in, in order of page
+  int32_t* move_count = nullptr;    // [R] out; 0 for rows that do not take part
+  RowCounters* counters = nullptr;  // of this layer: [sequences][M]
+};
+size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates);
+
+/// Scores of the candidates; reads sketches and q, writes scratch only.
+void score_pages(const SelectParams& params, cudaStream_t stream);
+
+/// Pools the scores, takes the k best pages (of equals the lower; NaN is the smallest; all of them
+/// where there are no more than k), and takes the selection as done in SequenceLayer: selected
+/// (ascending), page table, last use. Victims as PageTable::plan() chooses them: empty slots first,
+/// then the least recently used slot whose page is not selected; of equals the lower slot. In a
+/// layer that is not budgeted nothing moves.
+void choose_pages(const SelectParams& params, cudaStream_t stream);
+
+/// Sketches complete pages [first, first + count) of all heads, read from the fast tier (layers that
+/// hold everything) or the slow tier: hi = max, lo = min over the page's keys, per channel.
+struct SketchPagesParams {
+  KvGeometry kv;
+  SequenceLayer layer;
+  int32_t first = 0;
+  int32_t count = 0;
+};
+void sketch_pages(const SketchPagesParams& params, cudaStream_t stream);
+
+}  // namespace freekv::cuda

@@ -1,0 +1,179 @@
+#include "device/cuda/runtime.hpp"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "core/check.hpp"
+
+namespace freekv::cuda {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t round_up(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+
+// Writing a byte of every page makes it exist, on the NUMA node of the thread that writes.
+void touch(std::byte* data, size_t bytes, int threads) {
+  const size_t pages = bytes / kHugePage;
+  const auto parts = std::min<size_t>(static_cast<size_t>(std::max(threads, 1)), pages);
+  std::vector<std::thread> workers;
+  for (size_t i = 0; i < parts; ++i) {
+    workers.emplace_back([=] {
+      const size_t begin = pages * i / parts * kHugePage, end = pages * (i + 1) / parts * kHugePage;
+      for (size_t at = begin; at < end; at += 4096) data[at] = std::byte{0};
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  fail(status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
+       "{}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* data = nullptr;
+  if (const cudaError_t status = cudaMalloc(&data, bytes); status != cudaSuccess) {
+    bytes_ = 0;
+    (void)cudaGetLastError();  // a failed allocation leaves the device usable
+    size_t free = 0, total = 0;
+    if (status == cudaErrorMemoryAllocation && cudaMemGetInfo(&free, &total) == cudaSuccess) {
+      fail(ErrorCode::kOutOfMemory, "{} bytes of device memory are needed, {} of {} are free", bytes,
+           free, total);
+    }
+    check_cuda(status, "cudaMalloc");
+  }
+  data_ = static_cast<std::byte*>(data);
+  check_cuda(cudaMemset(data_, 0, bytes), "cudaMemset");
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_) (void)cudaFree(data_);
+}
+
+PinnedBuffer::PinnedBuffer(size_t bytes, int threads) : bytes_(round_up(bytes)) {
+  if (bytes == 0) return;
+  // Aligned by hand, so that all of it can be huge pages.
+  void* raw = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) {
+    fail(ErrorCode::kOutOfMemory, "{} bytes of host memory are needed: {}", bytes_,
+         std::strerror(errno));
+  }
+  const auto address = reinterpret_cast<uintptr_t>(raw);
+  const size_t before = (kHugePage - address % kHugePage) % kHugePage;
+  auto* begin = static_cast<std::byte*>(raw);
+  data_ = begin + before;
+  if (before > 0) munmap(begin, before);
+  munmap(data_ + bytes_, kHugePage - before);
+  madvise(data_, bytes_, MADV_HUGEPAGE);
+  touch(data_, bytes_, threads);
+  const cudaError_t status =
+      cudaHostRegister(data_, bytes_, cudaHostRegisterMapped | cudaHostRegisterPortable);
+  if (status != cudaSuccess) {
+    munmap(std::exchange(data_, nullptr), bytes_);
+    (void)cudaGetLastError();
+    rlimit limit{};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < bytes_) {
+      fail(ErrorCode::kOutOfMemory,
+           "{} bytes of host memory must be locked, the limit on locked memory (ulimit -l) is {}",
+           bytes_, static_cast<size_t>(limit.rlim_cur));
+    }
+    fail(ErrorCode::kOutOfMemory, "{} bytes of host memory cannot be locked: {}", bytes_,
+         cudaGetErrorString(status));
+  }
+  void* device = nullptr;
+  const cudaError_t mapped = cudaHostGetDevicePointer(&device, data_, 0);
+  if (mapped != cudaSuccess) {
+    (void)cudaHostUnregister(data_);
+    munmap(std::exchange(data_, nullptr), bytes_);
+    check_cuda(mapped, "cudaHostGetDevicePointer");
+  }
+  device_ = static_cast<std::byte*>(device);
+}
+
+PinnedBuffer::~PinnedBuffer() {
+  if (!data_) return;
+  (void)cudaHostUnregister(data_);
+  munmap(data_, bytes_);
+}
+
+Stream::Stream(int priority) {
+  check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority),
+             "cudaStreamCreateWithPriority");
+}
+
+Stream::~Stream() {
+  if (stream_) (void)cudaStreamDestroy(stream_);
+}
+
+void Stream::synchronize() const {
+  check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+Event::Event(bool timed) {
+  check_cuda(
+      cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
+      "cudaEventCreateWithFlags");
+}
+
+Event::~Event() {
+  if (event_) (void)cudaEventDestroy(event_);
+}
+
+void Event::record(cudaStream_t stream) {
+  check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord");
+}
+
+void Event::hold(cudaStream_t stream) const {
+  check_cuda(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+}
+
+float Event::since(const Event& start) const {
+  float ms = 0;
+  check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "cudaEventElapsedTime");
+  return ms;
+}
+
+Graph::~Graph() {
+  if (exec_) (void)cudaGraphExecDestroy(exec_);
+}
+
+void Graph::begin_capture(cudaStream_t stream) {
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+             "cudaStreamBeginCapture");
+}
+
+void Graph::abandon_capture(cudaStream_t stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  (void)cudaStreamEndCapture(stream, &graph);
+  if (graph) (void)cudaGraphDestroy(graph);
+  (void)cudaGetLastError();
+}
+
+Graph Graph::end_capture(cudaStream_t stream) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  Graph result;
+  const cudaError_t status = cudaGraphInstantiate(&result.exec_, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  check_cuda(status, "cudaGraphInstantiate");
+  return result;
+}
+
+void Graph::launch(cudaStream_t stream) const {
+  check_cuda(cudaGraphLaunch(exec_, stream), "cudaGraphLaunch");
+}
+
+}  // namespace freekv::cuda
