@@ -132,11 +132,10 @@ void add(const Case& c, int threads, bool compare) {
       "decode_attention/{}/kv_heads:{}/group:{}/dim:{}/page:{}/tokens:{}/batch:{}/threads:{}",
       dtype_name(c.shape.dtype), c.shape.heads, c.group, c.shape.head_dim, c.shape.page, c.tokens,
       c.batch, threads);
-  benchmark::RegisterBenchmark(name.c_str(), run, c, threads, compare)
-      ->UseManualTime()
-      ->MinTime(0.5)
-      ->Unit(benchmark::kMillisecond);
+  add_benchmark(name, 0.5, benchmark::kMillisecond, run, c, threads, compare);
 }
+
+}  // namespace
 
 void add_benchmarks() {
   const KvShape demo{2, 64, 32, DType::kF16};
@@ -151,13 +150,4 @@ void add_benchmarks() {
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

@@ -101,6 +101,8 @@ void prefill(benchmark::State& state, DType dtype, Shape shape, int64_t rows, in
   if (limit.flops > 0) state.counters["share_of_best_blas"] = layer.flops() / seconds / limit.flops;
 }
 
+}  // namespace
+
 void add_benchmarks() {
   for (const int threads : thread_counts()) {
     for (const Shape& shape : kShapes) {
@@ -109,10 +111,7 @@ void add_benchmarks() {
           const std::string name =
               std::string(form) + "/" + shape.name + "/" + std::string(dtype_name(dtype)) +
               "/rows:" + std::to_string(rows) + "/threads:" + std::to_string(threads);
-          benchmark::RegisterBenchmark(name.c_str(), body, dtype, shape, rows, threads)
-              ->UseManualTime()
-              ->MinTime(0.2)
-              ->Unit(benchmark::kMicrosecond);
+          add_benchmark(name, 0.2, benchmark::kMicrosecond, body, dtype, shape, rows, threads);
         };
         for (const int64_t rows : {1, 4}) add("linear", decode, rows);
         for (const int64_t rows : {512, 2048}) add("linear_prefill", prefill, rows);
@@ -121,13 +120,4 @@ void add_benchmarks() {
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

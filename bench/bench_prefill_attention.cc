@@ -59,6 +59,8 @@ void prefill(benchmark::State& state, Shape shape, DType dtype, int64_t context,
   if (limit.flops > 0) state.counters["share_of_best_blas"] = rate / limit.flops;
 }
 
+}  // namespace
+
 void add_benchmarks() {
   for (const int threads : thread_counts()) {
     for (const Shape& shape : kShapes) {
@@ -69,23 +71,12 @@ void add_benchmarks() {
               "/G:" + std::to_string(shape.group) + "/d:" + std::to_string(shape.head_dim) + "/" +
               std::string(dtype_name(dtype)) + "/context:" + std::to_string(context) +
               "/threads:" + std::to_string(threads);
-          benchmark::RegisterBenchmark(name.c_str(), prefill, shape, dtype, context, threads)
-              ->UseManualTime()
-              ->MinTime(0.3)
-              ->Unit(benchmark::kMillisecond);
+          add_benchmark(name, 0.3, benchmark::kMillisecond, prefill, shape, dtype, context,
+                        threads);
         }
       }
     }
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

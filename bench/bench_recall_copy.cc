@@ -77,6 +77,8 @@ void run(benchmark::State& state, Case c) {
   state.counters["share_of_read_bandwidth"] = bytes / seconds / limit;
 }
 
+}  // namespace
+
 void add_benchmarks() {
   const KvShape demo{2, 64, 32, DType::kF16};
   const KvShape large{8, 128, 32, DType::kBF16};
@@ -87,21 +89,9 @@ void add_benchmarks() {
       const std::string name =
           fmt::format("copy_head_page/{}_to_{}/kv_heads:{}/page_bytes:{}", layout_name(from),
                       layout_name(to), shape.heads, shape.head_page_bytes());
-      benchmark::RegisterBenchmark(name.c_str(), run, Case{shape, from, to})
-          ->UseManualTime()
-          ->MinTime(0.2)
-          ->Unit(benchmark::kMillisecond);
+      add_benchmark(name, 0.2, benchmark::kMillisecond, run, Case{shape, from, to});
     }
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

@@ -130,6 +130,8 @@ void run(benchmark::State& state, const KvShape& shape, Mode mode, int misses, i
   for (const auto& layer : layers) engine.wait(ctx, layer->job);
 }
 
+}  // namespace
+
 void add_benchmarks() {
   const KvShape demo{2, 64, 32, DType::kF16};
   const KvShape large{8, 128, 32, DType::kBF16};
@@ -140,24 +142,11 @@ void add_benchmarks() {
           const std::string name =
               fmt::format("recall_step/{}/page_bytes:{}/misses_per_layer:{}/threads:{}",
                           mode_name(mode), shape.head_page_bytes(), misses, threads);
-          benchmark::RegisterBenchmark(
-              name.c_str(), [=](benchmark::State& s) { run(s, shape, mode, misses, threads); })
-              ->UseManualTime()
-              ->MinTime(0.3)
-              ->Unit(benchmark::kMicrosecond);
+          add_benchmark(name, 0.3, benchmark::kMicrosecond, run, shape, mode, misses, threads);
         }
       }
     }
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

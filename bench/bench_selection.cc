@@ -118,28 +118,18 @@ void run(benchmark::State& state, Case c) {
   state.counters["sketch_GB/s"] = selector.sketch_bytes() * kUnits / best[0] * 1e-9;
 }
 
+}  // namespace
+
 void add_benchmarks() {
   for (const DType dtype : cases::kKvTypes) {
     for (const int group : {1, 4, 7}) {
       for (const int dim : {64, 128}) {
         const std::string name = fmt::format("selection/{}/pages:{}/group:{}/dim:{}",
                                              dtype_name(dtype), kPages, group, dim);
-        benchmark::RegisterBenchmark(name.c_str(), run, Case{dtype, group, dim})
-            ->UseManualTime()
-            ->MinTime(0.2)
-            ->Unit(benchmark::kMicrosecond);
+        add_benchmark(name, 0.2, benchmark::kMicrosecond, run, Case{dtype, group, dim});
       }
     }
   }
 }
 
-}  // namespace
 }  // namespace freekv::bench
-
-int main(int argc, char** argv) {
-  freekv::bench::add_benchmarks();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

@@ -61,4 +61,18 @@ double best_iteration(benchmark::State& state, Body&& body) {
   return best_iteration(state, body, [] {});
 }
 
+/// Registers body(state, args...), which sets the time of its iterations itself, for at least
+/// `seconds` of them.
+template <typename Body, typename... Args>
+void add_benchmark(const std::string& name, double seconds, benchmark::TimeUnit unit, Body&& body,
+                   Args&&... args) {
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<Body>(body), std::forward<Args>(args)...)
+      ->UseManualTime()
+      ->MinTime(seconds)
+      ->Unit(unit);
+}
+
+/// What main() in op_bench.cc runs: each program defines it.
+void add_benchmarks();
+
 }  // namespace freekv::bench
