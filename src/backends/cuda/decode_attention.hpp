@@ -10,8 +10,8 @@
 namespace freekv::cuda {
 
 /// out[r, g] = softmax(scale * q[r, g] . K) V over the pages of row r in their logical order:
-/// dense rows all pages so far; others sink, SequenceLayer::selected and window. The last page holds
-/// what T leaves. Tokens are read from the fast tier only.
+/// dense rows all pages so far; others sink, SequenceLayer::selected and window. The last page
+/// holds what T leaves. Tokens are read from the fast tier only.
 struct DecodeAttentionParams {
   Batch batch;
   KvGeometry kv;

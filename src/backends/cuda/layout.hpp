@@ -47,10 +47,10 @@ struct KvGeometry {
 
 /// PageLayout (kvcache/page_layout.hpp) for device code: the same arithmetic, in pages.
 struct PageMap {
-  int page = 1;         // p
-  int64_t budget = 0;   // B, in tokens
-  int32_t sink = 0;     // pages always attended at the front
-  int32_t window = 1;   // whole pages always attended at the end; an unfinished one comes on top
+  int page = 1;          // p
+  int64_t budget = 0;    // B, in tokens
+  int32_t sink = 0;      // pages always attended at the front
+  int32_t window = 1;    // whole pages always attended at the end; an unfinished one comes on top
   int32_t selected = 0;  // k
   int32_t resident = 0;  // slots per head that hold selected pages, at least k
 
@@ -63,7 +63,9 @@ struct PageMap {
     return first > sink ? static_cast<int32_t>(first) : sink;
   }
   /// Candidates are the pages [sink, window_begin(T)).
-  FREEKV_HOST_DEVICE int32_t candidates(int64_t tokens) const { return window_begin(tokens) - sink; }
+  FREEKV_HOST_DEVICE int32_t candidates(int64_t tokens) const {
+    return window_begin(tokens) - sink;
+  }
   FREEKV_HOST_DEVICE int32_t ring() const { return window + 1; }
   FREEKV_HOST_DEVICE int32_t budget_slots() const { return sink + resident + ring(); }
   /// Where a page stands in all heads alike: any page while T <= B, later sink and window.
@@ -93,8 +95,8 @@ struct SequenceLayer {
   uint32_t* clock = nullptr;        // [M]: selections made
   int32_t* selected = nullptr;      // [M][k] logical pages, ascending: what attention reads
   int32_t* selected_count = nullptr;  // [M]
-  float* previous_q = nullptr;      // [M][G][d]: q of the last step, after RoPE
-  int32_t* started = nullptr;       // [1]: whether previous_q holds one
+  float* previous_q = nullptr;        // [M][G][d]: q of the last step, after RoPE
+  int32_t* started = nullptr;         // [1]: whether previous_q holds one
 };
 
 /// What a row does in a step.

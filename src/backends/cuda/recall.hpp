@@ -37,8 +37,8 @@ struct ConvertParams {
 };
 void convert_pages(const ConvertParams& params, cudaStream_t stream);
 
-/// After the step's last layer: where the token at T - 1 completed a page, that page is sketched and
-/// written to the slow tier once, in all layers and heads; elsewhere the launch ends at once.
+/// After the step's last layer: where the token at T - 1 completed a page, that page is sketched
+/// and written to the slow tier once, in all layers and heads; elsewhere the launch ends at once.
 struct TurnOverParams {
   Batch batch;  // tokens before advance(): T - 1
   KvGeometry kv;

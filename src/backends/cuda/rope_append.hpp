@@ -27,13 +27,13 @@ struct RopeAppendParams {
   /// Benchmarks of synthetic weights: in place of the cosine, this share of the heads counts as
   /// drifted, drawn by a hash of (T, layer, sequence, head). Negative: off.
   float forced_drift = -1;
-  float* q = nullptr;            // [R, G, d] out: rotated
-  RowMode* mode = nullptr;       // [R] out
+  float* q = nullptr;               // [R, G, d] out: rotated
+  RowMode* mode = nullptr;          // [R] out
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
 };
-/// Rotates q and k by position T - 1, writes k and v in the KV type to the slot of the current page,
-/// tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets `started`.
-/// A row is dense unless its layer retrieves and T > B; corrected when its layer has not started or
+/// Rotates q and k by position T - 1, writes k and v in the KV type to the slot of the current
+/// page, tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets `started`. A
+/// row is dense unless its layer retrieves and T > B; corrected when its layer has not started or
 /// its mean cosine (f32; a zero vector's is 0; NaN counts as drifted) is not >= tau.
 void rope_append(const RopeAppendParams& params, cudaStream_t stream);
 

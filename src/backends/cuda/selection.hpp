@@ -30,8 +30,8 @@ struct SelectParams {
   /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash,
   /// in place of the scores' choice; the scores are computed all the same. Negative: off.
   float forced_churn = -1;
-  void* scratch = nullptr;  // select_scratch() bytes; one per branch of the graph
-  Move* moves = nullptr;    // [R][k] out: what must be brought in, in order of page
+  void* scratch = nullptr;          // select_scratch() bytes; one per branch of the graph
+  Move* moves = nullptr;            // [R][k] out: what must be brought in, in order of page
   int32_t* move_count = nullptr;    // [R] out; 0 for rows that do not take part
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
 };
@@ -47,8 +47,8 @@ void score_pages(const SelectParams& params, cudaStream_t stream);
 /// layer that is not budgeted nothing moves.
 void choose_pages(const SelectParams& params, cudaStream_t stream);
 
-/// Sketches complete pages [first, first + count) of all heads, read from the fast tier (layers that
-/// hold everything) or the slow tier: hi = max, lo = min over the page's keys, per channel.
+/// Sketches complete pages [first, first + count) of all heads, read from the fast tier (layers
+/// that hold everything) or the slow tier: hi = max, lo = min over the page's keys, per channel.
 struct SketchPagesParams {
   KvGeometry kv;
   SequenceLayer layer;
