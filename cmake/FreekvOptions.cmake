@@ -28,7 +28,8 @@ if(FREEKV_CUDA)
   # CMake 3.25 does not know nvcc 13's flag.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   find_package(CUDAToolkit REQUIRED)
-  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--Werror=all-warnings>")
+  # fmt 9 takes nvcc for a compiler without constexpr.
+  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-DFMT_USE_CONSTEXPR=1;-Xcompiler=-Wall,-Wextra;--Werror=all-warnings>")
 endif()
 if(FREEKV_SANITIZE)
   add_compile_options(-fsanitize=${FREEKV_SANITIZE} -fno-omit-frame-pointer)

@@ -24,11 +24,21 @@ function(freekv_library folder)
   endif()
 endfunction()
 
-# freekv_test(<name> SOURCES ... DEPS ...): a GoogleTest program, one ctest entry.
+# freekv_test(<name> SOURCES ... DEPS ... [SHARDS n]): a GoogleTest program; one ctest entry, or n
+# that share its tests, so that a long one keeps several cores busy.
 function(freekv_test name)
-  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "" "SHARDS" "DEPS;SOURCES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest_main GTest::gmock)
   target_compile_definitions(${name} PRIVATE FREEKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_SHARDS)
+    add_test(NAME ${name} COMMAND ${name})
+    return()
+  endif()
+  math(EXPR last "${ARG_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    add_test(NAME ${name}_${shard} COMMAND ${name})
+    set_tests_properties(${name}_${shard} PROPERTIES ENVIRONMENT
+                         "GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${shard}" COST 100)
+  endforeach()
 endfunction()
