@@ -48,8 +48,8 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
     (void)cudaGetLastError();  // a failed allocation leaves the device usable
     size_t free = 0, total = 0;
     if (status == cudaErrorMemoryAllocation && cudaMemGetInfo(&free, &total) == cudaSuccess) {
-      fail(ErrorCode::kOutOfMemory, "{} bytes of device memory are needed, {} of {} are free", bytes,
-           free, total);
+      fail(ErrorCode::kOutOfMemory, "{} bytes of device memory are needed, {} of {} are free",
+           bytes, free, total);
     }
     check_cuda(status, "cudaMalloc");
   }
@@ -123,9 +123,8 @@ void Stream::synchronize() const {
 }
 
 Event::Event(bool timed) {
-  check_cuda(
-      cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
-      "cudaEventCreateWithFlags");
+  check_cuda(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
+             "cudaEventCreateWithFlags");
 }
 
 Event::~Event() {

@@ -1,0 +1,152 @@
+// What choose_pages is made of, each done by a whole CTA of kSelectThreads: filtering in order, the
+// k-th largest of floats, and sorting. All of it gives the same result whatever the timing.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace freekv::cuda {
+
+inline constexpr int kSelectWarps = 32;  // as many as lanes: a warp can scan one value of each
+inline constexpr int kSelectThreads = 32 * kSelectWarps;
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+/// Shared memory of the functions below.
+struct SelectShared {
+  uint32_t histogram[4][256];   // zero before kth_largest()
+  int32_t found[kSelectWarps];  // of compact()
+  uint32_t digit;
+  int32_t remaining;
+  int32_t equals;
+  int32_t last_equal;
+};
+
+template <typename T>
+__device__ T sum_of_warp(T value) {
+#pragma unroll
+  for (int offset = 16; offset >= 1; offset /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, offset);
+  }
+  return value;
+}
+
+/// Calls put(rank, i) for those i < n that wanted(i) holds for, ranks in order of i, and returns
+/// how many they are. wanted() is asked twice. Ends with a barrier: all see what put() wrote to
+/// memory.
+template <typename Wanted, typename Put>
+__device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  // Each warp has a run of its own, so that only the warps' counts cross a barrier.
+  const int run = (n + kSelectThreads - 1) / kSelectThreads * 32;
+  const int begin = min(warp * run, n), end = min(begin + run, n);
+  int found = 0;
+  for (int first = begin; first < end; first += 32) {
+    const int i = first + lane;
+    found += __popc(__ballot_sync(kAllLanes, i < end && wanted(i)));
+  }
+  if (lane == 0) shared.found[warp] = found;
+  __syncthreads();
+  const int of_lane = shared.found[lane];
+  const int total = sum_of_warp(of_lane);
+  int rank = sum_of_warp(lane < warp ? of_lane : 0);
+  for (int first = begin; first < end; first += 32) {
+    const int i = first + lane;
+    const bool takes = i < end && wanted(i);
+    const unsigned taken = __ballot_sync(kAllLanes, takes);
+    if (takes) put(rank + __popc(taken & ((1u << lane) - 1)), i);
+    rank += __popc(taken);
+  }
+  __syncthreads();
+  return total;
+}
+
+/// Order of floats as an order of integers: NaN is 0, the smallest, and both zeros are equal.
+__device__ inline uint32_t order_of(float value) {
+  if (value != value) return 0;
+  const uint32_t bits = __float_as_uint(value);
+  if (bits == 0x80000000u) return 0x80000000u;
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/// The k-th largest: of those equal to it the first `taken` belong to the k largest, of `equals`.
+struct Kth {
+  uint32_t order = 0;
+  int taken = 0;
+  int equals = 0;
+};
+
+// By one warp: the digit in which the `remaining`-th largest lies. A lane has eight bins, from
+// above.
+__device__ inline void find_digit(const uint32_t* histogram, int remaining, SelectShared& shared) {
+  const int lane = threadIdx.x % 32;
+  const int top = 255 - 8 * lane;
+  int own = 0;
+  for (int j = 0; j < 8; ++j) own += static_cast<int>(histogram[top - j]);
+  int upto = own;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, upto, offset);
+    if (lane >= offset) upto += before;
+  }
+  int above = upto - own;
+  if (above >= remaining || upto < remaining) return;
+  for (int j = 0; j < 8; ++j) {
+    const int here = static_cast<int>(histogram[top - j]);
+    if (above + here >= remaining) {
+      shared.digit = static_cast<uint32_t>(top - j);
+      shared.remaining = remaining - above;
+      shared.equals = here;
+      return;
+    }
+    above += here;
+  }
+}
+
+/// Radix select, 8 bits a pass; 1 <= k <= n. The values are visible to all threads.
+__device__ inline Kth kth_largest(const float* values, int n, int k, SelectShared& shared) {
+  Kth kth{0, k, n};
+  for (int pass = 0; pass < 4; ++pass) {
+    const int shift = 24 - 8 * pass;
+    const uint32_t known = pass == 0 ? 0 : 0xffffffffu << (shift + 8);  // digits found so far
+    for (int i = threadIdx.x; i < n; i += kSelectThreads) {
+      const uint32_t order = order_of(values[i]);
+      if (((order ^ kth.order) & known) != 0) continue;
+      atomicAdd(&shared.histogram[pass][(order >> shift) & 255u], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) find_digit(shared.histogram[pass], kth.taken, shared);
+    __syncthreads();
+    kth.order |= shared.digit << shift;
+    kth.taken = shared.remaining;
+    kth.equals = shared.equals;
+  }
+  return kth;
+}
+
+/// Ascending; `size` is a power of two and at least 64. The keys are visible to all threads before,
+/// and after.
+__device__ inline void sort_ascending(unsigned long long* keys, int size) {
+  for (int run = 2; run <= size; run *= 2) {
+    for (int step = run / 2; step >= 1; step /= 2) {
+      for (int pair = threadIdx.x; pair < size / 2; pair += kSelectThreads) {
+        const int low = 2 * pair - (pair & (step - 1));
+        const unsigned long long a = keys[low], b = keys[low + step];
+        if ((a > b) == ((low & run) == 0)) {
+          keys[low] = b;
+          keys[low + step] = a;
+        }
+      }
+      // With steps of up to 32 a warp's pairs are among 64 keys that no other warp touches.
+      const int next = step > 1 ? step / 2 : run;
+      if (step > 32 || next > 32) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace freekv::cuda

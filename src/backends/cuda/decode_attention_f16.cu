@@ -1,0 +1,7 @@
+#include "backends/cuda/decode_attention_launch.cuh"
+
+namespace freekv::cuda::decode {
+
+template void launch<KvType::kF16>(const DecodeAttentionParams&, const Scratch&, cudaStream_t);
+
+}  // namespace freekv::cuda::decode
