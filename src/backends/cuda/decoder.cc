@@ -1,0 +1,396 @@
+#include "backends/cuda/decoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "backends/cuda/decode_attention.hpp"
+#include "backends/cuda/elementwise.hpp"
+#include "backends/cuda/gemv.hpp"
+#include "backends/cuda/recall.hpp"
+#include "backends/cuda/sequence_memory.hpp"
+#include "core/check.hpp"
+
+namespace freekv::cuda {
+namespace {
+
+// CTAs that keep an H200 busy with attention; smaller GPUs get more rounds.
+constexpr int32_t kAttentionCtas = 264;
+
+// Enough splits of a row to fill the device, but none without a page.
+int32_t attention_splits(int32_t rows, int32_t attended_pages) {
+  const int32_t wanted = (kAttentionCtas + rows - 1) / rows;
+  return std::clamp<int32_t>(std::min(wanted, attended_pages), 1, 64);
+}
+
+}  // namespace
+
+struct Decoder::Impl {
+  Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r, const PageMap& m,
+       const DecoderLimits& l);
+
+  int32_t heads() const { return shape.kv.query_heads(); }
+  int32_t kv_heads() const { return shape.kv.kv_heads; }
+  int32_t qkv_width() const { return (heads() + 2 * kv_heads()) * shape.kv.head_dim; }
+  bool retrieves(int32_t layer) const {
+    return (rule.selects || rule.budgeted) && layer >= rule.dense_layers;
+  }
+
+  // --- one step, as it is captured; each reads like the algorithm -------------------------------
+  void queue_step(int32_t n);
+  void queue_layer(int32_t layer);
+  void queue_selection(SelectParams params, cudaStream_t on);
+  void queue_speculation(int32_t layer, SelectParams params);
+  void linear(const float* x, const void* weight, const float* bias, int32_t outputs,
+              int32_t inputs, bool accumulate, float* out);
+  SelectParams selection(int32_t layer) const;
+  Graph& graph(int32_t n);
+
+  DecoderShape shape;
+  DecoderWeights weights;
+  RetrievalRule rule;
+  PageMap map;
+  DecoderLimits limits;
+
+  Stream main;
+  Stream side{-1};  // recall goes first: it is small, and what it hides behind is large
+  // Reused by every capture: forks and joins of the side branch.
+  Event query_ready, attended, joined;
+
+  // The batch, at fixed addresses.
+  Batch batch;
+  DeviceBuffer sequence_table, sequences, tokens, ids;
+  // What the host writes for the next step, locked so that the copies are asynchronous; of two, as
+  // the last step's may still be read.
+  struct Input {
+    PinnedBuffer memory;
+    Event copied;
+    bool used = false;
+  };
+  Input inputs[2];
+  int turn = 0;
+
+  // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
+  // next layers compute.
+  DeviceBuffer x, normed, qkv, q, modes, attention, gate_up, activated, logits;
+  DeviceBuffer attention_scratch, scores_main, scores_side, moves, move_counts, counters;
+  int32_t splits = 1;
+
+  std::vector<std::unique_ptr<SequenceMemory>> open_sequences;
+  std::map<int32_t, Graph> graphs;
+};
+
+Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r,
+                    const PageMap& m, const DecoderLimits& l)
+    : shape(s), weights(std::move(w)), rule(r), map(m), limits(l) {
+  check_argument(static_cast<int32_t>(weights.layers.size()) == shape.layers,
+                 "weights of {} layers, the shape has {}", weights.layers.size(), shape.layers);
+  check_argument(limits.sequences >= 1, "sequences is {}, must be 1 or more", limits.sequences);
+  check_argument(limits.context >= 1, "context is {}, must be 1 or more", limits.context);
+  const auto n = static_cast<size_t>(limits.sequences);
+  const size_t rows = n * static_cast<size_t>(kv_heads());
+  const auto layers = static_cast<size_t>(shape.layers);
+  const size_t q_values = n * static_cast<size_t>(heads()) * static_cast<size_t>(shape.kv.head_dim);
+  const auto floats = [](size_t count) { return device_array<float>(count); };
+
+  sequence_table = device_array<SequenceLayer>(n * layers);
+  sequences = device_array<int32_t>(n);
+  tokens = device_array<int64_t>(n);
+  ids = device_array<int32_t>(n);
+  for (Input& input : inputs) input.memory = PinnedBuffer(2 * n * sizeof(int32_t), 1);
+
+  x = floats(n * static_cast<size_t>(shape.hidden));
+  normed = floats(n * static_cast<size_t>(shape.hidden));
+  qkv = floats(n * static_cast<size_t>(qkv_width()));
+  q = floats(layers * q_values);
+  modes = device_array<RowMode>(layers * rows);
+  attention = floats(q_values);
+  gate_up = floats(2 * n * static_cast<size_t>(shape.ffn));
+  activated = floats(n * static_cast<size_t>(shape.ffn));
+  logits = floats(n * static_cast<size_t>(shape.vocab));
+
+  const int32_t max_pages = map.pages(limits.context);
+  const int32_t longest = rule.budgeted && rule.dense_layers == 0 ? map.attended() : max_pages;
+  splits = attention_splits(kv_heads(), longest);
+  attention_scratch = DeviceBuffer(decode_attention_scratch(shape.kv, limits.sequences, splits));
+  if (rule.selects) {
+    const size_t bytes = select_scratch(shape.kv, limits.sequences, max_pages);
+    scores_main = DeviceBuffer(bytes);
+    if (rule.speculative) scores_side = DeviceBuffer(bytes);
+    moves = device_array<Move>(layers * rows * static_cast<size_t>(map.selected));
+    move_counts = device_array<int32_t>(layers * rows);
+  }
+  counters = device_array<RowCounters>(layers * rows);
+
+  batch = {.n = 0,
+           .layer_count = shape.layers,
+           .sequence = sequences.as<int32_t>(),
+           .tokens = tokens.as<int64_t>(),
+           .layers = sequence_table.as<SequenceLayer>()};
+  open_sequences.resize(n);
+}
+
+void Decoder::Impl::queue_step(int32_t n) {
+  batch.n = n;
+  embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
+  for (int32_t layer = 0; layer < shape.layers; ++layer) queue_layer(layer);
+  rms_norm({x.as<float>(), weights.final_norm, normed.as<float>(), n, shape.hidden, shape.norm_eps},
+           main);
+  linear(normed.as<float>(), weights.logits, nullptr, shape.vocab, shape.hidden, false,
+         logits.as<float>());
+  if (rule.speculative && retrieves(shape.layers - 1)) {
+    joined.record(side);
+    joined.hold(main);
+  }
+  if (rule.slow || rule.selects) turn_over({batch, shape.kv, map}, main);
+  advance({sequences.as<int32_t>(), tokens.as<int64_t>(), n}, main);
+}
+
+void Decoder::Impl::queue_layer(int32_t layer) {
+  const DecoderLayer& w = weights.layers[static_cast<size_t>(layer)];
+  const int32_t n = batch.n, hidden = shape.hidden;
+  const SelectParams select = selection(layer);
+
+  rms_norm({x.as<float>(), w.attention_norm, normed.as<float>(), n, hidden, shape.norm_eps}, main);
+  linear(normed.as<float>(), w.qkv, w.qkv_bias, qkv_width(), hidden, false, qkv.as<float>());
+  rope_append({.batch = batch,
+               .kv = shape.kv,
+               .map = map,
+               .layer = layer,
+               .qkv = qkv.as<float>(),
+               .frequencies = weights.frequencies,
+               .rope = shape.rope,
+               // Above 1 every head selects with this step's query.
+               .tau = rule.speculative ? rule.tau : 2.0f,
+               .forced_drift = rule.speculative ? rule.forced_drift : -1,
+               .q = const_cast<float*>(select.q),
+               .mode = const_cast<RowMode*>(select.mode),
+               .counters = select.counters},
+              main);
+
+  const bool retrieving = rule.selects && retrieves(layer);
+  if (retrieving) queue_selection(select, main);
+  if (retrieving && rule.speculative) query_ready.record(main);
+  decode_attention({.batch = batch,
+                    .kv = shape.kv,
+                    .map = map,
+                    .layer = layer,
+                    .scale = select.scale,
+                    .q = select.q,
+                    .mode = select.mode,
+                    .out = attention.as<float>(),
+                    .splits = splits,
+                    .scratch = attention_scratch.data()},
+                   main);
+  if (retrieving && rule.speculative) queue_speculation(layer, select);
+
+  linear(attention.as<float>(), w.output, nullptr, hidden, heads() * shape.kv.head_dim, true,
+         x.as<float>());
+  rms_norm({x.as<float>(), w.ffn_norm, normed.as<float>(), n, hidden, shape.norm_eps}, main);
+  linear(normed.as<float>(), w.gate_up, nullptr, 2 * shape.ffn, hidden, false, gate_up.as<float>());
+  swiglu({gate_up.as<float>(), activated.as<float>(), n, shape.ffn}, main);
+  linear(activated.as<float>(), w.down, nullptr, hidden, shape.ffn, true, x.as<float>());
+}
+
+// Corrected heads, before attention (algorithm.md, section 4, step 3).
+void Decoder::Impl::queue_selection(SelectParams params, cudaStream_t on) {
+  score_pages(params, on);
+  choose_pages(params, on);
+  if (!rule.budgeted) return;
+  gather({.batch = batch,
+          .kv = shape.kv,
+          .map = map,
+          .layer = params.layer,
+          .moves = params.moves,
+          .move_count = params.move_count,
+          .ctas = rule.gather_ctas},
+         on);
+}
+
+// All others, for the next step and beside the rest of this one (step 5). Scores need the query
+// alone; what is chosen takes slots that attention must have read before.
+void Decoder::Impl::queue_speculation(int32_t layer, SelectParams params) {
+  params.which = RowMode::kSpeculative;
+  params.ahead = 1;
+  params.scratch = scores_side.data();
+  attended.record(main);
+  query_ready.hold(side);
+  score_pages(params, side);
+  attended.hold(side);
+  choose_pages(params, side);
+  gather({.batch = batch,
+          .kv = shape.kv,
+          .map = map,
+          .layer = layer,
+          .moves = params.moves,
+          .move_count = params.move_count,
+          .ctas = rule.gather_ctas},
+         side);
+}
+
+SelectParams Decoder::Impl::selection(int32_t layer) const {
+  const auto at = static_cast<size_t>(layer);
+  const size_t rows = static_cast<size_t>(limits.sequences) * static_cast<size_t>(kv_heads());
+  const size_t row_q = static_cast<size_t>(shape.kv.group) * static_cast<size_t>(shape.kv.head_dim);
+  SelectParams params{.batch = batch,
+                      .kv = shape.kv,
+                      .map = map,
+                      .layer = layer,
+                      .scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim)),
+                      .q = q.as<float>() + at * rows * row_q,
+                      .mode = modes.as<RowMode>() + at * rows,
+                      .which = RowMode::kCorrected,
+                      .ahead = 0,
+                      .pooling = rule.pooling,
+                      .max_candidates = map.pages(limits.context),
+                      .forced_churn = rule.forced_churn,
+                      .scratch = scores_main.data(),
+                      .moves = nullptr,
+                      .move_count = nullptr,
+                      .counters = counters.as<RowCounters>() + at * rows};
+  if (rule.selects) {
+    params.moves = moves.as<Move>() + at * rows * static_cast<size_t>(map.selected);
+    params.move_count = move_counts.as<int32_t>() + at * rows;
+  }
+  return params;
+}
+
+void Decoder::Impl::linear(const float* input, const void* weight, const float* bias,
+                           int32_t outputs, int32_t inputs_width, bool accumulate, float* out) {
+  for (int32_t row = 0; row < batch.n; row += kMaxGemvRows) {
+    gemv({.x = input + int64_t{row} * inputs_width,
+          .weight = weight,
+          .bias = bias,
+          .out = out + int64_t{row} * outputs,
+          .rows = std::min(kMaxGemvRows, batch.n - row),
+          .n = outputs,
+          .k = inputs_width,
+          .accumulate = accumulate},
+         main);
+  }
+}
+
+Graph& Decoder::Impl::graph(int32_t n) {
+  Graph& found = graphs[n];
+  if (!found) found = Graph::capture(main, [&] { queue_step(n); });
+  return found;
+}
+
+Decoder::Decoder(const DecoderShape& shape, DecoderWeights weights, const RetrievalRule& rule,
+                 const PageMap& map, const DecoderLimits& limits)
+    : impl_(std::make_unique<Impl>(shape, std::move(weights), rule, map, limits)) {}
+Decoder::~Decoder() = default;
+
+Decoder::Footprint Decoder::footprint(int64_t context) const {
+  return SequenceMemory::footprint(impl_->shape, impl_->rule, impl_->map, context);
+}
+
+int32_t Decoder::open(int64_t context) {
+  check_argument(context >= 1 && context <= impl_->limits.context, "context is {}, must be 1 to {}",
+                 context, impl_->limits.context);
+  auto& all = impl_->open_sequences;
+  const auto free = std::find(all.begin(), all.end(), nullptr);
+  check_argument(free != all.end(), "{} sequences are open already, the limit is {}", all.size(),
+                 all.size());
+  const auto index = static_cast<int32_t>(free - all.begin());
+  *free = std::make_unique<SequenceMemory>(impl_->shape, impl_->rule, impl_->map, context,
+                                           impl_->limits.host_threads);
+  const auto layers = static_cast<size_t>(impl_->shape.layers);
+  impl_->main.synchronize();  // no step under way reads the table
+  check_cuda(
+      cudaMemcpy(impl_->sequence_table.as<SequenceLayer>() + static_cast<size_t>(index) * layers,
+                 (*free)->layers().data(), layers * sizeof(SequenceLayer), cudaMemcpyHostToDevice),
+      "the table of sequences");
+  return index;
+}
+
+void Decoder::close(int32_t sequence) {
+  impl_->main.synchronize();
+  impl_->open_sequences.at(static_cast<size_t>(sequence)).reset();
+}
+
+int64_t Decoder::tokens(int32_t sequence) const {
+  return impl_->open_sequences.at(static_cast<size_t>(sequence))->tokens();
+}
+
+const SequenceLayer& Decoder::layer(int32_t sequence, int32_t layer) const {
+  return impl_->open_sequences.at(static_cast<size_t>(sequence))
+      ->layers()[static_cast<size_t>(layer)];
+}
+
+void Decoder::begin(int32_t sequence, int64_t tokens) {
+  SequenceMemory& memory = *impl_->open_sequences.at(static_cast<size_t>(sequence));
+  memory.begin(tokens, impl_->batch.layers + int64_t{sequence} * impl_->shape.layers, impl_->main);
+  const auto at = static_cast<size_t>(sequence);
+  check_cuda(cudaMemcpyAsync(impl_->tokens.as<int64_t>() + at, &tokens, sizeof(tokens),
+                             cudaMemcpyHostToDevice, impl_->main),
+             "the length of a sequence");
+  const auto heads = static_cast<size_t>(impl_->kv_heads());
+  const size_t layer_rows = static_cast<size_t>(impl_->limits.sequences) * heads;
+  check_cuda(cudaMemset2DAsync(impl_->counters.as<RowCounters>() + at * heads,
+                               layer_rows * sizeof(RowCounters), 0, heads * sizeof(RowCounters),
+                               static_cast<size_t>(impl_->shape.layers), impl_->main),
+             "the counters of a sequence");
+  impl_->main.synchronize();
+}
+
+void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> ids) {
+  check_argument(sequences.size() == ids.size(), "{} sequences but {} tokens", sequences.size(),
+                 ids.size());
+  check_argument(sequences.size() <= impl_->open_sequences.size(),
+                 "a batch of {} sequences, the limit is {}", sequences.size(),
+                 impl_->open_sequences.size());
+  if (sequences.empty()) return;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    SequenceMemory& memory = *impl_->open_sequences.at(static_cast<size_t>(sequences[i]));
+    check_argument(memory.tokens() < memory.context(),
+                   "sequence {} holds {} tokens, the context limit is {}", i, memory.tokens(),
+                   memory.context());
+    check_argument(ids[i] >= 0 && ids[i] < impl_->shape.vocab,
+                   "token {} is outside the {} of the model", ids[i], impl_->shape.vocab);
+    memory.grow();
+  }
+  Impl::Input& input = impl_->inputs[impl_->turn ^= 1];
+  if (input.used) check_cuda(cudaEventSynchronize(input.copied), "cudaEventSynchronize");
+  auto* staged = reinterpret_cast<int32_t*>(input.memory.data());
+  std::copy(sequences.begin(), sequences.end(), staged);
+  std::copy(ids.begin(), ids.end(), staged + sequences.size());
+  const size_t bytes = sequences.size() * sizeof(int32_t);
+  const auto upload = [&](const DeviceBuffer& to, const int32_t* from) {
+    check_cuda(cudaMemcpyAsync(to.data(), from, bytes, cudaMemcpyHostToDevice, impl_->main),
+               "the batch of a step");
+  };
+  upload(impl_->sequences, staged);
+  upload(impl_->ids, staged + sequences.size());
+  input.copied.record(impl_->main);
+  input.used = true;
+  impl_->graph(static_cast<int32_t>(sequences.size())).launch(impl_->main);
+}
+
+const float* Decoder::logits() const { return impl_->logits.as<float>(); }
+cudaStream_t Decoder::stream() const { return impl_->main; }
+
+RowCounters Decoder::counters(int32_t sequence) const {
+  impl_->main.synchronize();
+  const auto heads = static_cast<size_t>(impl_->kv_heads());
+  const size_t rows = static_cast<size_t>(impl_->limits.sequences) * heads;
+  std::vector<RowCounters> all(static_cast<size_t>(impl_->shape.layers) * rows);
+  check_cuda(cudaMemcpy(all.data(), impl_->counters.data(), all.size() * sizeof(RowCounters),
+                        cudaMemcpyDeviceToHost),
+             "the counters");
+  RowCounters sum;
+  for (int32_t layer = 0; layer < impl_->shape.layers; ++layer) {
+    const size_t first = static_cast<size_t>(layer) * rows + static_cast<size_t>(sequence) * heads;
+    for (size_t i = first; i < first + heads; ++i) {
+      sum.selections += all[i].selections;
+      sum.pages_selected += all[i].pages_selected;
+      sum.misses_before += all[i].misses_before;
+      sum.misses_after += all[i].misses_after;
+      sum.tested += all[i].tested;
+      sum.drifted += all[i].drifted;
+    }
+  }
+  return sum;
+}
+
+}  // namespace freekv::cuda

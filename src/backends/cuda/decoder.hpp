@@ -1,0 +1,113 @@
+// The decode step on a GPU: one captured graph per batch size, replayed for every step whatever the
+// lengths. Selection, residency, correction and recall are decided on the device; the host writes
+// token ids and launches (architecture.md, "CUDA: one graph per step, no host in the loop").
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backends/cuda/layout.hpp"
+#include "backends/cuda/rope_append.hpp"
+#include "backends/cuda/selection.hpp"
+#include "device/cuda/runtime.hpp"
+
+namespace freekv::cuda {
+
+struct DecoderShape {
+  int32_t layers = 0;
+  int32_t hidden = 0;  // D
+  int32_t ffn = 0;     // F
+  int32_t vocab = 0;   // V
+  float norm_eps = 1e-5f;
+  Rope rope = Rope::kInterleaved;
+  KvGeometry kv;
+};
+
+/// Weights in device memory, borrowed: bf16 matrices [outputs, inputs], f32 vectors.
+struct DecoderLayer {
+  const float* attention_norm = nullptr;  // [D]
+  const void* qkv = nullptr;              // [(H + 2M) d, D]
+  const float* qkv_bias = nullptr;        // [(H + 2M) d], or null
+  const void* output = nullptr;           // [D, H d]
+  const float* ffn_norm = nullptr;        // [D]
+  const void* gate_up = nullptr;          // [2F, D], the gates in front
+  const void* down = nullptr;             // [D, F]
+};
+struct DecoderWeights {
+  const void* embedding = nullptr;  // [V, D]
+  std::vector<DecoderLayer> layers;
+  const float* final_norm = nullptr;   // [D]
+  const void* logits = nullptr;        // [V, D]
+  const float* frequencies = nullptr;  // [d/2]
+};
+
+/// What a policy asks of the decoder, as data (CacheNeeds, kvcache/cache_config.hpp, and how it
+/// selects).
+struct RetrievalRule {
+  bool budgeted = false;  // the fast tier holds sink, window and selected pages only
+  bool slow = false;      // complete pages are also in the slow tier
+  bool selects = false;   // heads select pages past the budget
+  bool speculative =
+      false;  // with the last step's query, corrected below tau; else with this one's
+  float tau = 0.8f;
+  PoolingRule pooling = PoolingRule::kMeanSoftmax;
+  int32_t dense_layers = 0;
+  int32_t gather_ctas = 8;
+  // Benchmarks of synthetic weights (rope_append.hpp, selection.hpp); negative: off.
+  float forced_drift = -1;
+  float forced_churn = -1;
+};
+
+struct DecoderLimits {
+  int32_t sequences = 1;  // open at once, and the largest batch
+  int64_t context = 0;    // most tokens of a sequence
+  int32_t host_threads = 4;
+};
+
+/// Used by one thread. Throws Error: kOutOfMemory with both byte counts before anything of a
+/// sequence is kept, kDevice when the device fails, after which nothing works but destruction.
+class Decoder {
+ public:
+  Decoder(const DecoderShape& shape, DecoderWeights weights, const RetrievalRule& rule,
+          const PageMap& map, const DecoderLimits& limits);
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  /// Bytes that a sequence of `context` tokens takes.
+  struct Footprint {
+    size_t fast = 0;
+    size_t slow = 0;  // pinned host memory
+    size_t sketch = 0;
+    size_t tables = 0;
+  };
+  Footprint footprint(int64_t context) const;
+
+  /// Takes the memory of a sequence; returns its index.
+  int32_t open(int64_t context);
+  void close(int32_t sequence);
+  int64_t tokens(int32_t sequence) const;
+
+  /// Where prefill puts the KV of a layer, slot = page: the slow tier (HND) of a budgeted layer,
+  /// else the fast tier (NHD). Bytes are the caller's to write before begin().
+  const SequenceLayer& layer(int32_t sequence, int32_t layer) const;
+  /// The KV of `tokens` tokens is in place: sketches its pages, brings sink and window into the
+  /// fast tier and makes the sequence ready to decode.
+  void begin(int32_t sequence, int64_t tokens);
+
+  /// One step: sequences[i] goes on with ids[i]. Queues everything and returns.
+  void step(std::span<const int32_t> sequences, std::span<const int32_t> ids);
+  /// The last step's logits [n, V] in device memory, valid once the stream has come so far.
+  const float* logits() const;
+  cudaStream_t stream() const;
+  /// Counters of all layers and heads of a sequence since begin(). Waits for the stream.
+  RowCounters counters(int32_t sequence) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace freekv::cuda

@@ -1,0 +1,42 @@
+// The KV of one sequence on a GPU: its fast tier, sketches and tables in one piece of device
+// memory, its slow tier in one piece of pinned host memory.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backends/cuda/decoder.hpp"
+
+namespace freekv::cuda {
+
+class SequenceMemory {
+ public:
+  SequenceMemory(const DecoderShape& shape, const RetrievalRule& rule, const PageMap& map,
+                 int64_t context, int threads);
+
+  static Decoder::Footprint footprint(const DecoderShape& shape, const RetrievalRule& rule,
+                                      const PageMap& map, int64_t context);
+
+  std::span<const SequenceLayer> layers() const { return layers_; }
+  int64_t context() const { return context_; }
+  int64_t tokens() const { return tokens_; }
+  void grow() { ++tokens_; }
+
+  /// Decoder::begin(); `table` is where layers() stand on the device. Returns when done.
+  void begin(int64_t tokens, const SequenceLayer* table, cudaStream_t stream);
+
+ private:
+  void reset_tables(int64_t tokens, cudaStream_t stream);
+  void load_common_pages(int64_t tokens, const SequenceLayer* table, cudaStream_t stream);
+
+  DecoderShape shape_;
+  PageMap map_;
+  int64_t context_ = 0;
+  int64_t tokens_ = 0;
+  DeviceBuffer device_;
+  PinnedBuffer host_;
+  std::vector<SequenceLayer> layers_;
+};
+
+}  // namespace freekv::cuda
