@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# On a machine with a GPU: checks every kernel and prints the tables of docs/verification.md, from
+# the binaries of tools/cuda_bundle.sh. Builds nothing. cuda_check.sh [FOLDER FOR JSON]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bundle=build/cuda-bundle
+out="${1:-build}"
+export LD_LIBRARY_PATH="$PWD/$bundle/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 2
+status=0
+"$bundle/cuda_tests" --gtest_brief=1 || status=1
+"$bundle/cuda_decode" --shape llama-3.1-8b --policies full,freekv --contexts 4096,32768,131072 \
+  --batches 1,4 --json "$out/cuda_decode_8b.json" || status=1
+"$bundle/cuda_decode" --shape llama-3.1-8b --policies freekv --contexts 524288 \
+  --json "$out/cuda_decode_8b_512k.json" || status=1
+"$bundle/cuda_decode" --shape llama-3.2-1b --policies full,freekv --contexts 131072,1048576 \
+  --json "$out/cuda_decode_1b.json" || status=1
+exit $status
