@@ -47,6 +47,22 @@ void RetrievalState::select_scored(Backend& backend, int layer, const SelectionP
       backend, params, scratch(params.head), part(pages_, at, selected_max_)));
 }
 
+void RetrievalState::set_selected(int layer, int head, std::span<const int32_t> pages) {
+  const size_t at = row(layer, head);
+  page_counts_[at] = pages.size();
+  std::copy(pages.begin(), pages.end(), part(pages_, at, selected_max_).begin());
+}
+
+void RetrievalState::select_worthiest(Backend& backend, int layer, int head,
+                                      const PageWorth& worth) {
+  const size_t at = row(layer, head);
+  const auto out =
+      part(pages_, at, selected_max_).first(std::min(selected_max_, worth.values.size()));
+  page_counts_[at] = out.size();
+  backend.top_k(View<const float, 1>(worth.values.data(), worth.values.size()), out);
+  for (int32_t& page : out) page += worth.first;
+}
+
 SelectionScratch RetrievalState::scratch(int head) {
   const auto h = static_cast<size_t>(head);
   return {part(scores_, h, scores_per_head_), part(pooled_, h, candidates_max_)};
