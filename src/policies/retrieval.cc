@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
+
+#include "core/check.hpp"
 
 namespace freekv {
 namespace {
@@ -47,10 +50,21 @@ void RetrievalState::select_scored(Backend& backend, int layer, const SelectionP
       backend, params, scratch(params.head), part(pages_, at, selected_max_)));
 }
 
-void RetrievalState::set_selected(int layer, int head, std::span<const int32_t> pages) {
+void RetrievalState::select_range(int layer, int head, int32_t first) {
   const size_t at = row(layer, head);
-  page_counts_[at] = pages.size();
-  std::copy(pages.begin(), pages.end(), part(pages_, at, selected_max_).begin());
+  page_counts_[at] = selected_max_;
+  const auto out = part(pages_, at, selected_max_);
+  std::iota(out.begin(), out.end(), first);
+}
+
+void RetrievalState::exchange(int layer, int head, int32_t victim, int32_t newcomer) {
+  const size_t at = row(layer, head);
+  const auto pages = part(pages_, at, selected_max_).first(page_counts_[at]);
+  const auto found = std::find(pages.begin(), pages.end(), victim);
+  check_internal(found != pages.end(), "page {} of head {} leaves but is not selected", victim,
+                 head);
+  std::rotate(found, found + 1, pages.end());
+  pages.back() = newcomer;
 }
 
 void RetrievalState::select_worthiest(Backend& backend, int layer, int head,
