@@ -3,6 +3,7 @@
 
 #include "freekv/engine.hpp"
 #include "policies/policy.hpp"
+#include "support/base_specification.hpp"
 #include "support/counting_allocator.hpp"
 #include "tiny_model.hpp"
 
@@ -22,7 +23,7 @@ TEST(DecodeStep, AllocatesNothingUnderAnyPolicy) {
   const TemporaryModel model;
   for (const PolicyDescriptor& policy : policy_table()) {
     EngineOptions options = tiny_options(model);
-    options.policy = policy.name;
+    options.policy = testing_support::base_specification(policy);
     options.threads = 3;
     Engine engine(options);
     std::vector<std::unique_ptr<Sequence>> sequences;
