@@ -197,13 +197,13 @@ TEST(SelectScored, PrefersTheLowerOfEqualPages) {
 }
 
 TEST(Sketches, AreListedAndUnknownNamesRefused) {
-  EXPECT_EQ(sketch_names(), "cuboid, minmax");
+  EXPECT_EQ(sketch_names(), "cuboid, landmark, minmax");
   EXPECT_EQ(find_sketch("minmax").page_bytes({2, 64, 32, DType::kF16}), 256u);
   try {
     find_sketch("mean");
     FAIL() << "an unknown sketch was found";
   } catch (const Error& error) {
-    EXPECT_EQ(error.message(), "sketch is 'mean', must be one of cuboid, minmax");
+    EXPECT_EQ(error.message(), "sketch is 'mean', must be one of cuboid, landmark, minmax");
   }
 }
 

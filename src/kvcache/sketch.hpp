@@ -36,7 +36,7 @@ const Sketch& find_sketch(std::string_view name);
 /// All sketches, in order of name: generated from sketches/*.cc, each of which defines
 /// `const Sketch& sketch_<file name>()`.
 std::span<const Sketch* const> sketch_table();
-/// "cuboid, minmax": for messages and help texts.
+/// "cuboid, landmark, minmax": for messages and help texts.
 std::string sketch_names();
 
 /// The sketches of one (sequence, layer): a store per head, in one allocation.

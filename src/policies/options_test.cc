@@ -35,8 +35,8 @@ TEST(PolicyTable, HasEveryMethodInOrder) {
     EXPECT_NE(make_policy(all), nullptr) << all;
     EXPECT_NE(make_policy(policy.name), nullptr);
   }
-  for (const char* name :
-       {"arkvale ", "freekv ", "full ", "h2o ", "quest ", "raas ", "snapkv ", "streaming "}) {
+  for (const char* name : {"arkvale ", "freekv ", "full ", "h2o ", "infinigen ", "quest ", "raas ",
+                           "razor ", "shadowkv ", "snapkv ", "streaming "}) {
     EXPECT_NE(names.find(name), std::string::npos) << name;
   }
 }
@@ -61,7 +61,8 @@ TEST(MakePolicy, ChecksValues) {
   EXPECT_EQ(message_of("freekv:tau=hot"), "tau is 'hot', must be a number from -2 to 2");
   EXPECT_EQ(message_of("freekv:dense_layers=-1"),
             "dense_layers is '-1', must be a whole number from 0 to 1024");
-  EXPECT_EQ(message_of("quest:sketch=box"), "sketch is 'box', must be one of cuboid, minmax");
+  EXPECT_EQ(message_of("quest:sketch=box"),
+            "sketch is 'box', must be one of cuboid, landmark, minmax");
   EXPECT_EQ(message_of("freekv:recall=disk"), "recall is 'disk', must be one of gather, streamed");
   EXPECT_FALSE(message_of("freekv:resident=0.99").empty());
   EXPECT_EQ(message_of("freekv:tau=0.9,sketch=cuboid,pooling=max_score,resident=2.5"), "");
