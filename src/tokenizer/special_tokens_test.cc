@@ -4,13 +4,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <string>
 
 #include "freekv/error.hpp"
 
 namespace freekv {
 namespace {
+
+// Of the processor: other programs on the machine do not count.
+double cpu_seconds_since(std::clock_t start) {
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
 
 using testing::ElementsAre;
 
@@ -103,13 +108,13 @@ TEST(SpecialTokens, NearMissesTakeLinearTime) {
   const SpecialTokens specials({control(prefix + "b", 0), control(prefix + "c", 1)});
   const std::string text(200'000, 'a');
   size_t bytes = 0;
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   specials.split(
       text, true, [&](std::string_view part) { bytes += part.size(); },
       [&](int32_t) { ADD_FAILURE(); });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const double seconds = cpu_seconds_since(start);
   EXPECT_EQ(bytes, text.size());
-  EXPECT_LT(seconds.count(), 30);
+  EXPECT_LT(seconds, 30);
 }
 
 }  // namespace
