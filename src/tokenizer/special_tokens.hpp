@@ -37,6 +37,7 @@ class SpecialTokens {
   explicit SpecialTokens(std::vector<SpecialToken> tokens);
 
   size_t size() const { return sorted_.size(); }
+  std::span<const SpecialToken> tokens() const { return sorted_; }
 
   /// Cuts `text` into stretches of ordinary text, none empty, and special tokens, in order. Without
   /// `controls` the texts of control tokens are ordinary text, and no token is looked for in them.

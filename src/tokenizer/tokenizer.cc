@@ -57,6 +57,9 @@ Tokenizer::Tokenizer(const TokenizerSpec& spec)
                                           pre_tokenizer_.family().whole_words_and_bos)),
       fuse_unknown_(spec.fuse_unknown),
       chat_template_(spec.chat_template) {
+  for (const SpecialToken& token : normalized_specials_.tokens()) {
+    if (token.text != vocabulary_.bytes(token.id)) normalized_bytes_[token.id] = token.text;
+  }
   set_special_ids(spec);
   set_byte_tokens();
   space_split_ = choose_space_split(spec);
@@ -137,6 +140,15 @@ void Tokenizer::check_id(int32_t id) const {
 
 std::string_view Tokenizer::token_bytes(int32_t id) const {
   check_id(id);
+  return bytes_of(id);
+}
+
+std::string_view Tokenizer::bytes_of(int32_t id) const {
+  if (!normalized_bytes_.empty()) {
+    if (const auto it = normalized_bytes_.find(id); it != normalized_bytes_.end()) {
+      return it->second;
+    }
+  }
   return vocabulary_.bytes(id);
 }
 
@@ -169,7 +181,7 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens, bool special) con
   std::string text;
   for (const int32_t id : tokens) {
     check_id(id);
-    if (special || !vocabulary_.is_control(id)) text += vocabulary_.bytes(id);
+    if (special || !vocabulary_.is_control(id)) text += bytes_of(id);
   }
   if (strip_leading_space_ && text.starts_with(' ')) text.erase(0, 1);
   return text;

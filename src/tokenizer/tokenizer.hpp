@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -88,6 +89,8 @@ class Tokenizer {
   explicit Tokenizer(const TokenizerSpec& spec);
   class Encoder;
 
+  // token_bytes() of an id that is in the vocabulary.
+  std::string_view bytes_of(int32_t id) const;
   // How a SentencePiece text is cut before merging.
   enum class SpaceSplit {
     kNone,
@@ -105,6 +108,7 @@ class Tokenizer {
   TokenSpelling spelling_;
   SpecialTokens specials_;             // found in the text as it is
   SpecialTokens normalized_specials_;  // found in what lies between, after normalization
+  std::map<int32_t, std::string> normalized_bytes_;  // where those stand for more than their bytes
   BpeMerges merges_;
   PreTokenizer pre_tokenizer_;
   NormalizerOptions normalizer_;

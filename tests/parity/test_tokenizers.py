@@ -78,7 +78,7 @@ def random_texts(rng: random.Random, tokens: list[str], count: int) -> list[str]
         texts.append("".join(parts))
     # Each character once beside letters, digits and spaces: all of Unicode in some 20 texts.
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
-    sampled = rng.sample(every, 40000)
+    sampled = rng.sample(every, 30000)
     return texts + ["".join(f"a{c}B {c}1" for c in sampled[i:i + 2000])
                     for i in range(0, len(sampled), 2000)]
 
@@ -132,7 +132,7 @@ def compare(name: str, folder: pathlib.Path, texts: list[str], program: pathlib.
             differences.append(first_difference(text, "ids", got[0], want_parsed))
         if got[1] != want_plain:
             differences.append(first_difference(text, "plain ids", got[1], want_plain))
-        if differences:
+        if got[0] != want_parsed or got[1] != want_plain:
             continue
         for what, ids, skip, decoded in (("decoded", got[0], False, got[2]),
                                          ("plain decoded", got[1], True, got[3])):
@@ -161,7 +161,7 @@ def main() -> None:
         print(f"no {BOOKS.name} on this machine: skipped")
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    books = book_texts(12 if args.full else 0.4)
+    books = book_texts(12 if args.full else 0.3)
     training = book_texts(1.0)[20:]
     failed = 0
     for name, build in FORMS.items():
@@ -170,7 +170,7 @@ def main() -> None:
         form = build(training)
         rng = random.Random(SEED)
         tokens = [token["content"] for token in form["added_tokens"]]
-        texts = books + vectors() + random_texts(rng, tokens, 20000 if args.full else 1500)
+        texts = books + vectors() + random_texts(rng, tokens, 20000 if args.full else 800)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
             (path / "tokenizer.json").write_text(json.dumps(form, ensure_ascii=len(name) % 2 == 0))

@@ -3,6 +3,7 @@
 The vocabularies are small ones trained on the corpus by Hugging Face `tokenizers`, and the published
 ones in ../shared; components and added tokens are those of the families' files.
 """
+import functools
 import json
 import pathlib
 
@@ -157,11 +158,16 @@ def spm_decoder(strip: bool) -> dict:
     return {"type": "Sequence", "decoders": parts}
 
 
-def llama2(_: list[str]) -> dict:
+@functools.cache
+def llama_spm() -> tuple[dict, list]:
     reader = gguf.GGUFReader(VOCAB / "llama-spm.gguf")
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     scores = reader.fields["tokenizer.ggml.scores"].contents()
-    vocab, merges = sentencepiece_merges(tokens, scores)
+    return sentencepiece_merges(tokens, scores)
+
+
+def llama2(_: list[str]) -> dict:
+    vocab, merges = llama_spm()
     special = [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")]
     return document(vocab, [" ".join(m) for m in merges], special,
                     {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, None,
