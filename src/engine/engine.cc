@@ -184,11 +184,7 @@ std::string Engine::decode(std::span<const int32_t> tokens) const {
   return impl_->text().decode(tokens);
 }
 
-bool Engine::is_end(int32_t token) const {
-  const auto& ends = impl_->model.config().end_tokens;
-  return std::find(ends.begin(), ends.end(), token) != ends.end() ||
-         (impl_->tokenizer && impl_->tokenizer->is_end_of_generation(token));
-}
+bool Engine::is_end(int32_t token) const { return impl_->text().is_end_of_generation(token); }
 
 std::string Engine::chat_prompt(std::string_view user) const {
   const auto& chat_template = impl_->text().chat_template();

@@ -63,20 +63,11 @@ Result<Checkpoint> Checkpoint::open(const std::string& folder) {
                   folder);
     }
     Checkpoint checkpoint(folder, JsonFile::open(config, kMaxConfigBytes).value());
-    const std::string generation = join(folder, "generation_config.json");
-    if (exists(generation)) {
-      checkpoint.generation_config_ = JsonFile::open(generation, kMaxConfigBytes).value();
-    }
     checkpoint.open_files();
     return checkpoint;
   } catch (const Error& error) {
     return error;
   }
-}
-
-std::optional<JsonObject> Checkpoint::generation_config() const {
-  if (!generation_config_) return std::nullopt;
-  return generation_config_->root();
 }
 
 void Checkpoint::open_files() {

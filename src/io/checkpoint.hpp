@@ -1,5 +1,6 @@
-// A Hugging Face checkpoint folder: config.json, generation_config.json and the tensors of one
-// safetensors file or of the shards that model.safetensors.index.json lists.
+// A Hugging Face checkpoint folder: config.json and the tensors of one safetensors file or of the
+// shards that model.safetensors.index.json lists. (What stands in it for text, the tokenizer
+// reads.)
 #pragma once
 
 #include <optional>
@@ -31,7 +32,6 @@ class Checkpoint {
 
   const std::string& folder() const { return folder_; }
   JsonObject config() const { return config_.root(); }
-  std::optional<JsonObject> generation_config() const;
 
   std::span<const Safetensors> files() const { return files_; }
   /// Those of all files, names ascending.
@@ -47,7 +47,6 @@ class Checkpoint {
 
   std::string folder_;
   JsonFile config_;
-  std::optional<JsonFile> generation_config_;
   std::vector<Safetensors> files_;
   std::vector<CheckpointTensor> tensors_;
 };

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "backends/backend.hpp"
 
@@ -50,7 +49,6 @@ struct ModelConfig {
   Presence output_bias = Presence::kNever;
   Presence qk_norm = Presence::kNever;           // RMS norms of each head's query and key
   Presence output_matrix = Presence::kOptional;  // kNever: the embedding serves as it
-  std::vector<int32_t> end_tokens;               // that generation_config.json adds
 };
 
 /// Reads and checks the configuration. Throws Error(kUnsupported) naming the architecture or the

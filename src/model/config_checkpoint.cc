@@ -165,23 +165,6 @@ void read_rope(const JsonConfig& source, ModelConfig& config) {
   if (rope.scaling == RopeScaling::kYarn) read_yarn(scaled, rope);
 }
 
-/// The tokens that end an answer: generation_config.json knows more of them than the tokenizer.
-std::vector<int32_t> read_end_tokens(const Checkpoint& folder, int64_t vocab) {
-  const auto generation = folder.generation_config();
-  const JsonObject source =
-      generation && generation->has("eos_token_id") ? *generation : folder.config();
-  std::vector<int32_t> tokens;
-  for (const uint64_t token : source.find_u64s("eos_token_id").value_or(std::vector<uint64_t>())) {
-    if (token >= static_cast<uint64_t>(vocab)) {
-      throw Error(ErrorCode::kParse,
-                  fmt::format("eos_token_id is {}, must be below vocab_size {}", token, vocab),
-                  source.source());
-    }
-    tokens.push_back(static_cast<int32_t>(token));
-  }
-  return tokens;
-}
-
 }  // namespace
 
 ModelConfig read_config(const Checkpoint& folder) {
@@ -216,7 +199,6 @@ ModelConfig read_config(const Checkpoint& folder) {
   config.sliding_window = read_window(source, architecture.window, config.layers);
   read_rope(source, config);
   stretch_context(config);
-  config.end_tokens = read_end_tokens(folder, config.vocab);
   return config;
 }
 
