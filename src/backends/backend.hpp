@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "backends/activations.hpp"
 #include "backends/tensors.hpp"
 #include "core/view.hpp"
 #include "device/execution_context.hpp"
@@ -75,7 +76,8 @@ class Backend {
   virtual void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight,
                         float eps, View<float, 2> out) = 0;
   /// out[t, n] (+)= x[t] . weight[n], for the rows of a decode batch: each row's result is the
-  /// same whatever the other rows are and however many (invariant: a batch changes nothing).
+  /// same whatever the other rows are and however many (invariant: a batch changes nothing). With
+  /// weights that takes_int8() is true of, x is rounded to 8 bits first: see activations.hpp.
   virtual void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                       bool accumulate, View<float, 2> out) = 0;
   /// The same for a prefill chunk, through a GEMM; sums may be ordered otherwise than linear()'s,
@@ -131,8 +133,8 @@ class Backend {
 };
 
 /// The scalar oracle: one clear loop per operation, sums in f64 where order would matter.
-std::unique_ptr<Backend> make_reference_backend();
+std::unique_ptr<Backend> make_reference_backend(Activations activations = Activations::kAuto);
 /// SIMD with run-time dispatch (Highway), matrix products included: no BLAS is needed.
-std::unique_ptr<Backend> make_cpu_backend();
+std::unique_ptr<Backend> make_cpu_backend(Activations activations = Activations::kAuto);
 
 }  // namespace freekv

@@ -41,7 +41,8 @@ void expect_parity(int64_t size, double tolerance,
 TEST(Embed, IsExact) {
   for (const DType dtype : cases::kWeightTypes) {
     for (const Size& s : kSizes) {
-      const int64_t n = dtype == DType::kQ8_0 ? (s.n + 31) / 32 * 32 : s.n;
+      const int64_t block = dtype_info(dtype).block_values;
+      const int64_t n = (s.n + block - 1) / block * block;
       SCOPED_TRACE(std::string(dtype_name(dtype)) + " n=" + std::to_string(n));
       const cases::Matrix table(dtype, 50, n, 1);
       std::vector<int32_t> ids(static_cast<size_t>(s.rows));

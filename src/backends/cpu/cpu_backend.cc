@@ -7,6 +7,7 @@
 namespace freekv {
 
 void CpuBackend::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
+  linear_.reserve(ctx, limits);
   linear_prefill_.reserve(ctx, limits);
   decode_attention_.reserve(ctx, limits);
   prefill_attention_.reserve(ctx, limits);
@@ -24,7 +25,7 @@ void CpuBackend::rms_norm(ExecutionContext& ctx, View<const float, 2> x,
 
 void CpuBackend::linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                         bool accumulate, View<float, 2> out) {
-  cpu::linear(ctx, x, weight, accumulate, out);
+  cpu::linear(ctx, linear_, activations_, x, weight, accumulate, out);
 }
 
 void CpuBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
@@ -90,6 +91,8 @@ void CpuBackend::mean_cosine(ExecutionContext& ctx, View<const float, 3> q,
   cpu::mean_cosine(ctx, q, previous, out);
 }
 
-std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+std::unique_ptr<Backend> make_cpu_backend(Activations activations) {
+  return std::make_unique<CpuBackend>(activations);
+}
 
 }  // namespace freekv

@@ -11,6 +11,7 @@ namespace freekv {
 
 class CpuBackend final : public Backend {
  public:
+  explicit CpuBackend(Activations activations) : activations_(activations) {}
   std::string_view name() const override { return "cpu"; }
   void reserve(ExecutionContext& ctx, const BackendLimits& limits) override;
   void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
@@ -45,6 +46,8 @@ class CpuBackend final : public Backend {
                    View<float, 1> out) override;
 
  private:
+  Activations activations_;
+  cpu::LinearScratch linear_;
   cpu::LinearPrefillScratch linear_prefill_;
   cpu::DecodeAttentionScratch decode_attention_;
   cpu::PrefillAttentionScratch prefill_attention_;

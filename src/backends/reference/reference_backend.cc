@@ -24,13 +24,13 @@ void ReferenceBackend::rms_norm(ExecutionContext& ctx, View<const float, 2> x,
 
 void ReferenceBackend::linear(ExecutionContext& ctx, View<const float, 2> x,
                               const WeightView& weight, bool accumulate, View<float, 2> out) {
-  reference::linear(ctx, linear_, x, weight, accumulate, out);
+  reference::linear(ctx, linear_, activations_, x, weight, accumulate, out);
 }
 
 void ReferenceBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                                       const WeightView& weight, bool accumulate,
                                       View<float, 2> out) {
-  reference::linear(ctx, linear_, x, weight, accumulate, out);
+  reference::linear(ctx, linear_, Activations::kF32, x, weight, accumulate, out);
 }
 
 void ReferenceBackend::add_bias(ExecutionContext& ctx, View<const float, 1> bias,
@@ -94,6 +94,8 @@ void ReferenceBackend::mean_cosine(ExecutionContext& ctx, View<const float, 3> q
   reference::mean_cosine(ctx, q, previous, out);
 }
 
-std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+std::unique_ptr<Backend> make_reference_backend(Activations activations) {
+  return std::make_unique<ReferenceBackend>(activations);
+}
 
 }  // namespace freekv

@@ -8,6 +8,7 @@ namespace freekv {
 
 class ReferenceBackend final : public Backend {
  public:
+  explicit ReferenceBackend(Activations activations) : activations_(activations) {}
   std::string_view name() const override { return "reference"; }
   void reserve(ExecutionContext& ctx, const BackendLimits& limits) override;
   void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
@@ -42,6 +43,7 @@ class ReferenceBackend final : public Backend {
                    View<float, 1> out) override;
 
  private:
+  Activations activations_;
   reference::LinearScratch linear_;
 };
 
