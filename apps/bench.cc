@@ -188,7 +188,7 @@ void bench(const BenchOptions& options) {
   const auto engine_for = [&](const std::string& policy) {
     EngineOptions result = base;
     result.policy = policy;
-    return std::make_unique<Engine>(result, load_bar());
+    return std::make_unique<Engine>(result, progress_bar());
   };
   const auto dense = engine_for("full");
   std::vector<std::unique_ptr<Engine>> engines;

@@ -61,7 +61,7 @@ struct Contestant {
   int right = 0;
 
   Contestant(std::string name, const EngineOptions& options)
-      : label(std::move(name)), engine(options, load_bar()) {}
+      : label(std::move(name)), engine(options, progress_bar()) {}
 };
 
 EngineOptions with_policy(EngineOptions options, const std::string& policy) {

@@ -64,9 +64,9 @@ void Progress::update(int64_t done) {
   drawn_ = true;
 }
 
-LoadProgress load_bar() {
-  return [bar = std::shared_ptr<Progress>()](size_t done, size_t total) mutable {
-    if (!bar) bar = std::make_shared<Progress>("loading", total, ProgressUnit::kBytes);
+LoadProgress progress_bar(const char* label) {
+  return [label, bar = std::shared_ptr<Progress>()](size_t done, size_t total) mutable {
+    if (!bar) bar = std::make_shared<Progress>(label, total, ProgressUnit::kBytes);
     bar->update(static_cast<int64_t>(done));
     if (done == total) bar.reset();
     return true;

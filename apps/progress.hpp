@@ -37,7 +37,7 @@ class Progress {
   int64_t quarters_ = 0;
 };
 
-/// For Engine's constructor: a bar that is there while weights are read.
-LoadProgress load_bar();
+/// A bar in bytes that goes away when all are done, for Engine's constructor and convert_model().
+LoadProgress progress_bar(const char* label = "loading");
 
 }  // namespace freekv::app
