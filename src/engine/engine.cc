@@ -57,9 +57,12 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
 
 /// nullopt when the model brings none; it can then be used with token ids only.
 std::optional<Tokenizer> load_tokenizer(const Model& model) {
-  const Gguf* file = model.gguf();
-  if (file == nullptr || !file->has("tokenizer.ggml.model")) return std::nullopt;
-  return Tokenizer::from_gguf(*file).value();
+  if (const Checkpoint* folder = model.checkpoint()) {
+    if (!has_tokenizer(*folder)) return std::nullopt;
+    return Tokenizer::from_folder(folder->folder()).value();
+  }
+  if (!model.gguf()->has("tokenizer.ggml.model")) return std::nullopt;
+  return Tokenizer::from_gguf(*model.gguf()).value();
 }
 
 }  // namespace
@@ -149,8 +152,10 @@ struct Engine::Impl {
 
   const Tokenizer& text() const {
     if (!tokenizer) {
-      fail(ErrorCode::kUnsupported, "{}: the model brings no tokenizer, only token ids work",
-           options.model);
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("brings no tokenizer ({}), only token ids work",
+                              model.gguf() ? "tokenizer.ggml.model" : "tokenizer.json"),
+                  options.model);
     }
     return *tokenizer;
   }

@@ -49,6 +49,10 @@ std::map<std::string, std::vector<std::string>> tensors_by_file(const JsonFile& 
 
 }  // namespace
 
+bool has_tokenizer(const Checkpoint& folder) {
+  return exists(join(folder.folder(), "tokenizer.json"));
+}
+
 bool is_folder(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);

@@ -51,6 +51,9 @@ class Checkpoint {
   std::vector<CheckpointTensor> tensors_;
 };
 
+/// Whether the folder has a tokenizer.json.
+bool has_tokenizer(const Checkpoint& folder);
+
 /// Whether MODEL names a checkpoint folder rather than a file.
 bool is_folder(const std::string& path);
 

@@ -66,6 +66,11 @@ void GgufWriter::add(std::string_view key, std::span<const int32_t> values) {
   for (const int32_t value : values) put(value);
 }
 
+void GgufWriter::add(std::string_view key, std::span<const float> values) {
+  put_array(key, GgufType::kF32, values.size());
+  for (const float value : values) put(value);
+}
+
 void GgufWriter::add(std::string_view key, const GgufValue& value) {
   const std::string_view payload(reinterpret_cast<const char*>(value.payload.data()),
                                  value.payload.size());

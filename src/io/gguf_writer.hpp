@@ -26,6 +26,7 @@ class GgufWriter {
   void add(std::string_view key, const char* value) { add(key, std::string_view(value)); }
   void add(std::string_view key, std::span<const std::string_view> values);
   void add(std::string_view key, std::span<const int32_t> values);
+  void add(std::string_view key, std::span<const float> values);
   /// A value of a parsed file, byte for byte.
   void add(std::string_view key, const GgufValue& value);
 

@@ -9,6 +9,7 @@
 #include "io/gguf_writer.hpp"
 #include "model/gguf_metadata.hpp"
 #include "model/model.hpp"
+#include "tokenizer/folder_spec.hpp"
 
 namespace freekv {
 namespace {
@@ -156,6 +157,10 @@ void convert_checkpoint(ThreadPool& pool, const std::string& in, const std::stri
   GgufWriter writer;
   add_config_metadata(writer, config);
   add_type_metadata(writer, type);
+  if (has_tokenizer(*model.checkpoint())) {
+    with_folder_spec(
+        in, [&](const TokenizerSpec& spec) { add_tokenizer_metadata(writer, spec, config.vocab); });
+  }
   std::vector<float> rope_factors;
   if (config.rope.scaling == RopeScaling::kLlama3) {
     rope_factors = llama3_factors(config.rope, config.head_dim);
