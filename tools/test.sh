@@ -46,6 +46,7 @@ step "command line" .venv/bin/python tests/cli/test_cli.py
 step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "parity with transformers" .venv/bin/python tests/parity/test_architectures.py
+step "converted tokenizers" .venv/bin/python tests/parity/test_convert.py
 step "parity with the gguf package" .venv/bin/python tests/parity/test_quants.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then

@@ -136,19 +136,24 @@ void read_yarn(const JsonConfig& source, RopeConfig& rope) {
       source.read_positive("attention_factor", static_cast<double>(rope.attention_factor));
 }
 
+void refuse_partial_rotation(const JsonConfig& source) {
+  const double rotated = source.find_number("partial_rotary_factor").value_or(1);
+  if (rotated == 1) return;
+  source.refuse(ErrorCode::kUnsupported, "{} is {}, supported is 1",
+                source.label("partial_rotary_factor"), rotated);
+}
+
 void read_rope(const JsonConfig& source, ModelConfig& config) {
   auto parameters = source.object().find_object("rope_parameters");
   if (!parameters) parameters = source.object().find_object("rope_scaling");
   RopeConfig& rope = config.rope;
   rope.style = RopeStyle::kHalves;
   rope.base = source.read_positive("rope_theta", 10000);
-  const double rotated = source.find_number("partial_rotary_factor").value_or(1);
-  if (rotated != 1) {
-    source.refuse(ErrorCode::kUnsupported, "partial_rotary_factor is {}, supported is 1", rotated);
-  }
+  refuse_partial_rotation(source);
   if (!parameters) return;
 
   const JsonConfig scaled(*parameters);
+  refuse_partial_rotation(scaled);
   rope.base = scaled.read_positive("rope_theta", static_cast<double>(rope.base));
   rope.scaling = read_scaling(scaled);
   if (rope.scaling == RopeScaling::kNone) return;

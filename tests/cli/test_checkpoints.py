@@ -106,8 +106,9 @@ def rope(**fields: object):
 
 SHARD = r"model-00001-of-00002\.safetensors"
 CONFIG_FILE = r"config\.json: "
-# Name, edit, what the line must match.
+# Name, edit, what the line must match, further arguments.
 BAD = [
+    ("no tokenizer", lambda f: None, r"brings no tokenizer \(tokenizer\.json\)"),
     ("no config", lambda f: (f / "config.json").unlink(), r"directory without config\.json"),
     ("no weights", lambda f: (f / "model.safetensors").unlink(), r"neither model\.safetensors nor"),
     ("empty config", lambda f: (f / "config.json").write_text(""), r"config\.json.*empty"),
@@ -146,6 +147,14 @@ BAD = [
      CONFIG_FILE + r"rope_scaling\.low_freq_factor is 4, must be below high_freq_factor 1"),
     ("window", config(architectures=["MistralForCausalLM"], sliding_window=0),
      CONFIG_FILE + "sliding_window is 0"),
+    ("context beyond the window", config(architectures=["Qwen3ForCausalLM"], sliding_window=64,
+                                         use_sliding_window=True, max_window_layers=1),
+     "context is 128, the model's sliding window is 64", "--ctx", "128"),
+    ("context beyond the model", lambda f: None, "context is 129, must be 1 to the model's 128",
+     "--ctx", "129"),
+    ("partial rotation", config(rope_parameters={"rope_type": "default",
+                                                 "partial_rotary_factor": 0.5}),
+     CONFIG_FILE + r"rope_parameters\.partial_rotary_factor is 0\.5"),
 
     ("missing tensor", weights(lambda t: t.pop(Q) and None), Q),
     ("missing norm", weights(lambda t: t.pop("model.layers.0.self_attn.k_norm.weight") and None),
@@ -186,23 +195,33 @@ BAD = [
 def main() -> None:
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
-        for name, edit, expected in [("good", lambda f: None, None), ("sharded", sharded(), None),
-                                     *BAD]:
+        for name, edit, expected, *arguments in [
+                ("good", lambda f: None, None), ("sharded", sharded(), None), *BAD]:
             folder = pathlib.Path(temporary) / "checkpoint"
             folder.mkdir()
             write_good(folder)
             edit(folder)
-            command = ["info", folder] if expected is None else ["run", "-p", "hi", "-m", folder]
+            command = (["info", folder] if expected is None
+                       else ["run", "-p", "hi", "-m", folder, *arguments])
             done = subprocess.run([PROGRAM, *command], capture_output=True, timeout=60)
             error = done.stderr.decode(errors="replace")
             if expected is None:
                 good = done.returncode == 0 and b"qwen3: 2 layers" in done.stdout
             else:
                 good = (done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1
-                        and re.search(expected, error) and str(folder) in error)
+                        and re.search(expected, error)
+                        and (str(folder) in error or arguments))  # options are at fault, no file
             if not good:
                 failures += 1
                 print(f"FAILED {name}: {done.returncode}, {done.stdout[:80]}, {error}")
+            if expected is not None and not arguments and name != "no tokenizer":
+                # Conversion refuses the same with the same line, and leaves nothing.
+                done = subprocess.run([PROGRAM, "convert", folder, folder / "out.gguf"],
+                                      capture_output=True, timeout=60)
+                if done.returncode != 2 or done.stderr.decode(errors="replace") != error or any(
+                        "out.gguf" in path.name for path in folder.iterdir()):
+                    failures += 1
+                    print(f"FAILED convert {name}: {done.returncode}, {done.stderr}")
             shutil.rmtree(folder)
     print(f"{len(BAD) + 2 - failures} passed, {failures} failed")
     sys.exit(failures > 0)
