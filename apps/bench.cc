@@ -188,7 +188,7 @@ void bench(const BenchOptions& options) {
   const auto engine_for = [&](const std::string& policy) {
     EngineOptions result = base;
     result.policy = policy;
-    return std::make_unique<Engine>(result);
+    return std::make_unique<Engine>(result, progress_bar());
   };
   const auto dense = engine_for("full");
   std::vector<std::unique_ptr<Engine>> engines;
@@ -233,7 +233,7 @@ void add_bench(CLI::App& app) {
   options->engine.options.model = "models/freekv-demo.gguf";
   options->engine.add_to(*command, false);
   command->remove_option(command->get_option("--policy"));
-  command->add_option("-m,--model", options->engine.options.model, "GGUF model file")
+  command->add_option("-m,--model", options->engine.options.model, "GGUF file or checkpoint folder")
       ->capture_default_str();
   command
       ->add_option("--policies", options->policies,

@@ -72,7 +72,7 @@ class Backend {
   /// out[t] = table[ids[t]] as f32. table [V, D]; ids were checked against V.
   virtual void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
                      View<float, 2> out) = 0;
-  /// out = x / rms(x) * weight per row; rms = sqrt(mean(x^2) + eps).
+  /// out = x / rms(x) * weight per row; rms = sqrt(mean(x^2) + eps); out may alias x.
   virtual void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight,
                         float eps, View<float, 2> out) = 0;
   /// out[t, n] (+)= x[t] . weight[n], for the rows of a decode batch: each row's result is the
@@ -84,6 +84,8 @@ class Backend {
   /// but do not depend on the chunk: a row gives the same bits in any.
   virtual void linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                               const WeightView& weight, bool accumulate, View<float, 2> out) = 0;
+  /// x[t] += bias, for every row of x [T, N].
+  virtual void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) = 0;
   /// Rotates x [T, heads, d] in place; row t stands at positions[t] of the table.
   virtual void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
                     const RopeTable& table, RopeStyle style) = 0;

@@ -72,6 +72,37 @@ TEST(RmsNorm, AgreesWithReference) {
   }
 }
 
+TEST(RmsNorm, MayWriteOverItsInput) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(s.n);
+    const std::vector<float> x = cases::random_floats(s.rows * s.n, 1, 3.0f);
+    const std::vector<float> weight = cases::random_floats(s.n, 2);
+    const auto in_place = [&](auto op) {
+      return [&, op](ExecutionContext& ctx, float* out) {
+        std::ranges::copy(x, out);
+        op(ctx, View<const float, 2>(out, s.rows, s.n), View<const float, 1>(weight.data(), s.n),
+           1e-5f, View<float, 2>(out, s.rows, s.n));
+      };
+    };
+    expect_parity(s.rows * s.n, 4e-6, in_place(reference::rms_norm), in_place(cpu::rms_norm));
+  }
+}
+
+TEST(AddBias, IsExact) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(s.n);
+    const std::vector<float> x = cases::random_floats(s.rows * s.n, 1);
+    const std::vector<float> bias = cases::random_floats(s.n, 2);
+    const auto with = [&](auto op) {
+      return [&, op](ExecutionContext& ctx, float* out) {
+        std::ranges::copy(x, out);
+        op(ctx, View<const float, 1>(bias.data(), s.n), View<float, 2>(out, s.rows, s.n));
+      };
+    };
+    expect_parity(s.rows * s.n, 0, with(reference::add_bias), with(cpu::add_bias));
+  }
+}
+
 TEST(Swiglu, AgreesWithReferenceAlsoInPlace) {
   for (const Size& s : kSizes) {
     SCOPED_TRACE(s.n);

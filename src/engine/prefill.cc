@@ -5,12 +5,15 @@
 #include <numeric>
 
 #include "core/check.hpp"
+#include "engine/finish_heads.hpp"
 
 namespace freekv {
 namespace {
 
-/// Runs one chunk through all layers; its hidden state is left in the workspace.
-void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32_t> tokens) {
+/// Runs one chunk, of a prompt after which the sequence has `length` tokens, through all layers;
+/// its hidden state is left in the workspace.
+void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32_t> tokens,
+                   int64_t length) {
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
   const auto n = static_cast<int64_t>(tokens.size());
@@ -23,7 +26,7 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
   const int64_t position = cache.tokens();
   const auto positions = ws.positions(n);
   std::iota(positions.begin(), positions.end(), position);
-  const RopeTable rope = ws.rope_table(model.rope(), positions);
+  const RopeTable rope = ws.rope_table(model.rope(), positions, length);
 
   backend.embed(ctx, model.weights().embedding, tokens, x);
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -32,8 +35,7 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
     backend.linear_prefill(ctx, normed, w.q, false, q);
     backend.linear_prefill(ctx, normed, w.k, false, k);
     backend.linear_prefill(ctx, normed, w.v, false, v);
-    backend.rope(ctx, by_heads(q, heads), ws.row_indices(n), rope, config.rope_style);
-    backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
+    finish_heads(step, w, rope, q, k, v);
 
     const auto pages = cache.append_chunk(ctx, layer, by_heads(k, kv_heads), by_heads(v, kv_heads));
     backend.prefill_attention(ctx, {.q = by_heads(q, heads),
@@ -43,6 +45,7 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
                                     .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
                                     .out = by_heads(attended, heads)});
     backend.linear_prefill(ctx, attended, w.output, true, x);
+    if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);
 
     backend.rms_norm(ctx, x, w.ffn_norm, config.norm_eps, normed);
     backend.linear_prefill(ctx, normed, w.gate, false, gate);
@@ -73,13 +76,14 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              const std::function<bool(int64_t)>& proceed) {
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
+  const int64_t length = sequence.cache.tokens() + static_cast<int64_t>(prompt.size());
   int64_t last = 0;  // row of the prompt's last token in its chunk
   for (size_t done = 0; done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
     if (done + n <= static_cast<size_t>(prefix.tokens) && done + n < prompt.size()) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
-      prefill_chunk(step, sequence.cache, prompt.subspan(done, n));
+      prefill_chunk(step, sequence.cache, prompt.subspan(done, n), length);
     }
     done += n;
     last = static_cast<int64_t>(n) - 1;

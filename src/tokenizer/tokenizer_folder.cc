@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "io/mapped_file.hpp"
 #include "io/quote.hpp"
+#include "tokenizer/folder_spec.hpp"
 #include "tokenizer/json_field.hpp"
 #include "tokenizer/resolve_merges.hpp"
 #include "tokenizer/tokenizer.hpp"
@@ -275,6 +276,11 @@ class FolderReader {
 };
 
 }  // namespace
+
+void with_folder_spec(const std::string& folder, FunctionRef<void(const TokenizerSpec&)> use) {
+  const FolderReader reader(folder);
+  use(reader.spec());
+}
 
 Result<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
   try {

@@ -33,6 +33,10 @@ void CpuBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
   cpu::linear_prefill(ctx, linear_prefill_, x, weight, accumulate, out);
 }
 
+void CpuBackend::add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) {
+  cpu::add_bias(ctx, bias, x);
+}
+
 void CpuBackend::rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
                       const RopeTable& table, RopeStyle style) {
   cpu::rope(ctx, x, positions, table, style);

@@ -22,6 +22,7 @@ class CpuBackend final : public Backend {
               bool accumulate, View<float, 2> out) override;
   void linear_prefill(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                       bool accumulate, View<float, 2> out) override;
+  void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) override;
   void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
             const RopeTable& table, RopeStyle style) override;
   void swiglu(ExecutionContext& ctx, View<const float, 2> gate, View<const float, 2> up,

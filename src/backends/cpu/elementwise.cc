@@ -41,6 +41,16 @@ void rms_norm_row(const float* x, const float* weight, size_t n, float eps, floa
   for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
 }
 
+void add_bias_row(const float* bias, size_t n, float* x) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i)), d, x + i);
+  }
+  for (; i < n; ++i) x[i] += bias[i];
+}
+
 // One head; `half` pairs.
 void rope_head(float* x, const float* cos, const float* sin, size_t half, RopeStyle style) {
   const DF d;
@@ -103,6 +113,7 @@ HWY_AFTER_NAMESPACE();
 namespace freekv::cpu {
 
 HWY_EXPORT(rms_norm_row);
+HWY_EXPORT(add_bias_row);
 HWY_EXPORT(rope_head);
 HWY_EXPORT(swiglu_range);
 
@@ -133,6 +144,16 @@ void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1
     for (int64_t t = begin; t < end; ++t) {
       HWY_DYNAMIC_DISPATCH(rms_norm_row)
       (x[t].data(), weight.data(), static_cast<size_t>(n), eps, out[t].data());
+    }
+  });
+}
+
+void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) {
+  check_add_bias(bias, x);
+  const int64_t n = x.shape(1);
+  ctx.pool().parallel_for(x.shape(0), row_grain(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      HWY_DYNAMIC_DISPATCH(add_bias_row)(bias.data(), static_cast<size_t>(n), x[t].data());
     }
   });
 }

@@ -28,6 +28,13 @@ void rms_norm(ExecutionContext&, View<const float, 2> x, View<const float, 1> we
   }
 }
 
+void add_bias(ExecutionContext&, View<const float, 1> bias, View<float, 2> x) {
+  check_add_bias(bias, x);
+  for (int64_t t = 0; t < x.shape(0); ++t) {
+    for (int64_t i = 0; i < x.shape(1); ++i) x[t][i] += bias[i];
+  }
+}
+
 void rope(ExecutionContext&, View<float, 3> x, std::span<const int64_t> positions,
           const RopeTable& table, RopeStyle style) {
   check_rope(x, positions, table);

@@ -33,6 +33,11 @@ void ReferenceBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2
   reference::linear(ctx, linear_, Activations::kF32, x, weight, accumulate, out);
 }
 
+void ReferenceBackend::add_bias(ExecutionContext& ctx, View<const float, 1> bias,
+                                View<float, 2> x) {
+  reference::add_bias(ctx, bias, x);
+}
+
 void ReferenceBackend::rope(ExecutionContext& ctx, View<float, 3> x,
                             std::span<const int64_t> positions, const RopeTable& table,
                             RopeStyle style) {
