@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+
+#include "core/check.hpp"
 
 namespace freekv {
 namespace {
@@ -291,6 +294,35 @@ size_t row_index(const LayerStep& step, const StepRow& row) {
 
 View<const float, 2> row_query(const LayerStep& step, const StepRow& row) {
   return step.q[static_cast<int64_t>(row_index(step, row))];
+}
+
+double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages) {
+  const SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  const auto mass = state_of(step, row).page_mass(row.head);
+  const PageRange window = cache.layout().window(cache.tokens() + 1);
+  double found = 0;
+  const auto find = [&](int32_t page) { found += mass[static_cast<size_t>(page)]; };
+  for (int32_t page = 0; page < cache.layout().sink_pages(); ++page) find(page);
+  for (const int32_t page : pages) find(page);
+  for (int32_t page = window.first; page < window.last; ++page) find(page);
+  return std::max(0.0, 1 - found);
+}
+
+RecallMechanism parse_recall(const std::string& name) {
+  if (name == "gather") return RecallMechanism::kGather;
+  if (name == "streamed") return RecallMechanism::kStreamed;
+  fail(ErrorCode::kInvalidArgument, "recall is '{}', must be one of gather, streamed", name);
+}
+
+uint64_t recall_blocking(const LayerStep& step, const StepRow& row,
+                         std::span<const PageMove> moves) {
+  if (moves.empty()) return 0;
+  const auto begin = std::chrono::steady_clock::now();
+  SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  cache.layer(step.layer).recall_now(row.head, moves);
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
+          .count());
 }
 
 void set_dense_rows(LayerStep& step, int sequence) {

@@ -101,6 +101,17 @@ size_t row_index(const LayerStep& step, const StepRow& row);
 /// q [G, d] of the row.
 View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
 
+/// After a selection by mass: what the row loses that attends to sink, window and `pages`.
+double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
+
+/// "gather" or "streamed"; throws Error(kInvalidArgument) for anything else.
+RecallMechanism parse_recall(const std::string& name);
+/// Recalls the row's misses while attention waits, and returns the nanoseconds that took. On the
+/// worker that planned them: they are few, and handing them to another thread would take longer
+/// than copying them.
+uint64_t recall_blocking(const LayerStep& step, const StepRow& row,
+                         std::span<const PageMove> moves);
+
 /// Gives all heads of the sequence the pages so far.
 void set_dense_rows(LayerStep& step, int sequence);
 /// Gives the row sink, its selected pages (or these, ascending) and the window.
