@@ -148,6 +148,7 @@ nlohmann::ordered_json row_json(const Row& row, const Engine& engine, const Benc
           {"bytes_recalled", row.stats.bytes_recalled},
           {"drifted", row.stats.drifted()},
           {"drifted_by_layer", row.stats.drifted_by_layer},
+          {"lost_mass", row.stats.lost_mass()},
           {"wait_ms", static_cast<double>(row.stats.wait_ns) * 1e-6},
           {"budget", engine.options().budget},
           {"sink", engine.options().sink},

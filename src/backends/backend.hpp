@@ -113,12 +113,28 @@ class Backend {
   // --- selection --------------------------------------------------------------------------------
   /// Sketches the complete page of `head` in `slot` into index `page` of the sketch.
   /// Single-threaded. Values are rounded to the sketch's dtype (minmax is then exact).
-  virtual void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+  virtual void build_box_sketch(const KvPool& pool, int32_t slot, int head,
                                 const BoxSketchView& sketch, int64_t page) = 0;
   /// scores[g, j - first] = sum_e max(q[g,e] * hi[j,e], q[g,e] * lo[j,e]) for pages
   /// first <= j < first + n, n = scores.shape(1) (Quest, section 3.2). q [G, d]. Single-threaded.
   virtual void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                                View<float, 2> scores) = 0;
+  /// Sketches the complete page of `head` in `slot` into index `page` of the sketch: lo is a
+  /// channel's lowest key, step a quarter of its range in the sketch's dtype, a level
+  /// (key - lo) / step rounded down. All backends write the same bytes. Single-threaded.
+  virtual void build_key2_sketch(const KvPool& pool, int32_t slot, int head,
+                                 const Key2SketchView& sketch, int64_t page) = 0;
+  /// scores[g, i] = ln sum_u exp(scale * q[g] . key[u]) over the tokens u of page pages[i]: its
+  /// attention mass as the sketch estimates it. q [G, d], scores [G, pages]. The product is
+  /// sum_e q * (lo + step / 2) + unit * sum_e w * level, where unit is the largest |q * step| of
+  /// the page over 127 and w = q * step / unit, rounded to whole numbers (to even where halfway;
+  /// all 0 below a largest of 2^-100): whole products of 8 bits. Single-threaded.
+  virtual void score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, float scale,
+                                std::span<const int32_t> pages, View<float, 2> scores) = 0;
+  /// scores[g, i] = ln sum_u exp(scale * q[g] . k[u]) over the tokens u of the row's i-th page:
+  /// its exact attention mass. q [G, d], scores [G, pages]. Single-threaded.
+  virtual void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
+                                 View<float, 2> scores) = 0;
   /// Pools scores [G, n] over the group to pooled [n]; `scale` multiplies scores before a softmax
   /// over the n pages. Destroys scores. Single-threaded.
   virtual void pool_scores(Pooling pooling, float scale, View<float, 2> scores,

@@ -51,6 +51,7 @@ struct CacheNeeds {
   std::string sketch;            // a name of sketches/, empty for none
   int dense_layers = 0;          // the first layers keep and attend to all pages
   double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
+  int attended_selections = 1;   // most pages a head attends to for selections, as a multiple of k
   RecallMechanism recall = RecallMechanism::kGather;
 };
 

@@ -67,14 +67,29 @@ void CpuBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention
   cpu::prefill_attention(ctx, prefill_attention_, params);
 }
 
-void CpuBackend::build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+void CpuBackend::build_box_sketch(const KvPool& pool, int32_t slot, int head,
                                   const BoxSketchView& sketch, int64_t page) {
-  cpu::build_box_sketch(kind, pool, slot, head, sketch, page);
+  cpu::build_box_sketch(pool, slot, head, sketch, page);
 }
 
 void CpuBackend::score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                                  View<float, 2> scores) {
   cpu::score_box_pages(q, sketch, first, scores);
+}
+
+void CpuBackend::build_key2_sketch(const KvPool& pool, int32_t slot, int head,
+                                   const Key2SketchView& sketch, int64_t page) {
+  cpu::build_key2_sketch(pool, slot, head, sketch, page);
+}
+
+void CpuBackend::score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, float scale,
+                                  std::span<const int32_t> pages, View<float, 2> scores) {
+  cpu::score_key2_pages(q, sketch, scale, pages, scores);
+}
+
+void CpuBackend::score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
+                                   View<float, 2> scores) {
+  cpu::score_exact_pages(q, row, scale, scores);
 }
 
 void CpuBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
