@@ -35,7 +35,8 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
                         scale,
                         sequences,
                         View<const float, 3>(q.data(), rows, heads / kv_heads, dim),
-                        ws.attention_rows(rows)};
+                        ws.attention_rows(rows),
+                        normed};
     policy.begin_layer(retrieval);
 
     backend.rms_norm(ctx, x, w.attention_norm, config.norm_eps, normed);

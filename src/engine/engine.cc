@@ -5,6 +5,7 @@
 
 #include "core/check.hpp"
 #include "engine/decode_step.hpp"
+#include "engine/policy_model.hpp"
 #include "engine/prefill.hpp"
 #include "tokenizer/stream_decoder.hpp"
 #include "tokenizer/tokenizer.hpp"
@@ -98,6 +99,7 @@ struct Engine::Impl {
         options(complete(given, model.config())),
         backend(make_backend(options.backend)),
         policy(make_policy(options.policy)),
+        policy_model(model, options.max_batch),
         ctx(options.threads),
         workspace(model.config(), options.chunk, options.max_batch) {
     const ModelConfig& config = model.config();
@@ -167,6 +169,7 @@ struct Engine::Impl {
   EngineOptions options;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Policy> policy;
+  PolicyModel policy_model;
   ExecutionContext ctx;
   Workspace workspace;
   // One for all sequences; its threads start with the first that recalls.
@@ -258,8 +261,8 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
     prefix = common_prefix(impl_->model.rope(), s.cache, prompt, like->impl_->cache,
                            like->impl_->prompt);
   }
-  const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state}, prompt,
-                                      impl_->options.chunk, prefix, proceed);
+  const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
+                                      prompt, impl_->options.chunk, prefix, proceed);
   std::copy_n(logits.data(), s.logits.size(), s.logits.data());
   s.prompt.assign(prompt.begin(), prompt.end());
   s.started = true;
@@ -280,7 +283,7 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
                    sequence.context());
     check_argument(tokens[i] >= 0 && tokens[i] < impl_->info.vocab,
                    "token {} is outside the {} of the model", tokens[i], impl_->info.vocab);
-    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state});
+    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state, &impl_->policy_model});
   }
   if (impl_->batch.empty()) return;
   const auto logits = decode_step(impl_->step(), impl_->batch, tokens);

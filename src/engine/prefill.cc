@@ -11,10 +11,12 @@ namespace freekv {
 namespace {
 
 /// Runs one chunk, of a prompt after which the sequence has `length` tokens, through all layers;
-/// its hidden state is left in the workspace.
-void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32_t> tokens,
-                   int64_t length) {
+/// its hidden state is left in the workspace. The policy sees the queries of tokens from position
+/// `observed` on.
+void prefill_chunk(StepContext step, const PolicySequence& sequence,
+                   std::span<const int32_t> tokens, int64_t length, int64_t observed) {
   auto& [ctx, backend, model, policy, ws] = step;
+  SequenceCache& cache = sequence.cache;
   const ModelConfig& config = model.config();
   const auto n = static_cast<int64_t>(tokens.size());
   const int heads = config.query_heads, kv_heads = config.kv_heads;
@@ -23,7 +25,9 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
   const auto q = ws.q(n), k = ws.k(n), v = ws.v(n);
   const auto attended = ws.attention(n), gate = ws.gate(n), up = ws.up(n);
 
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   const int64_t position = cache.tokens();
+  const int64_t unseen = std::clamp<int64_t>(observed - position, 0, n);
   const auto positions = ws.positions(n);
   std::iota(positions.begin(), positions.end(), position);
   const RopeTable rope = ws.rope_table(model.rope(), positions, length);
@@ -42,8 +46,14 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
                                     .pool = pages.pool,
                                     .slots = pages.slots,
                                     .position = position,
-                                    .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                                    .scale = scale,
                                     .out = by_heads(attended, heads)});
+    if (unseen < n) {
+      policy.on_queries({ctx, backend, layer, scale, sequence,
+                         View<const float, 3>(by_heads(q, heads)[unseen].data(), n - unseen, heads,
+                                              config.head_dim),
+                         position + unseen, pages.pool, pages.slots});
+    }
     backend.linear_prefill(ctx, attended, w.output, true, x);
     if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);
 
@@ -78,12 +88,16 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   const ModelConfig& config = model.config();
   const int64_t length = sequence.cache.tokens() + static_cast<int64_t>(prompt.size());
   int64_t last = 0;  // row of the prompt's last token in its chunk
+  const auto size = static_cast<int64_t>(prompt.size());
+  const int64_t observed = size - std::min(size, sequence.cache.needs().observed);
+  // Queries are not copied with KV.
+  const auto copied = static_cast<size_t>(std::min({prefix.tokens, observed, size - 1}));
   for (size_t done = 0; done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
-    if (done + n <= static_cast<size_t>(prefix.tokens) && done + n < prompt.size()) {
+    if (done + n <= copied) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
-      prefill_chunk(step, sequence.cache, prompt.subspan(done, n), length);
+      prefill_chunk(step, sequence, prompt.subspan(done, n), length, observed);
     }
     done += n;
     last = static_cast<int64_t>(n) - 1;
@@ -93,6 +107,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   }
   sequence.cache.finish_prefill(ctx);
   policy.on_prefill(ctx, backend, sequence);
+  sequence.cache.end_prefill();
 
   const View<float, 2> state(ws.hidden(last + 1)[last].data(), 1, config.hidden);
   backend.rms_norm(ctx, state, model.weights().final_norm, config.norm_eps, ws.normed(1));

@@ -19,7 +19,8 @@ struct PrefillPrefix {
 /// Feeds the prompt in chunks of at most `chunk` tokens to a sequence without tokens, and returns
 /// logits [1, V] after its last token, valid until the next step. `proceed(done)` is called after
 /// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks that
-/// lie wholly in the prefix are copied, all but the prompt's last.
+/// lie wholly in the prefix are copied, all but the prompt's last
+/// and those whose queries the policy must see.
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              std::span<const int32_t> prompt, int64_t chunk,
                              const PrefillPrefix& prefix,

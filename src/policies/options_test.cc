@@ -35,7 +35,8 @@ TEST(PolicyTable, HasEveryMethodInOrder) {
     EXPECT_NE(make_policy(all), nullptr) << all;
     EXPECT_NE(make_policy(policy.name), nullptr);
   }
-  for (const char* name : {"freekv ", "full ", "quest ", "streaming "}) {
+  for (const char* name :
+       {"arkvale ", "freekv ", "full ", "h2o ", "quest ", "raas ", "snapkv ", "streaming "}) {
     EXPECT_NE(names.find(name), std::string::npos) << name;
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <numeric>
 
 #include "core/check.hpp"
 
@@ -52,6 +53,33 @@ void RetrievalState::select_scored(Backend& backend, int layer, const SelectionP
   const size_t at = row(layer, params.head);
   page_counts_[at] = static_cast<size_t>(freekv::select_scored(
       backend, params, scratch(params.head), part(pages_, at, selected_max_)));
+}
+
+void RetrievalState::select_range(int layer, int head, int32_t first) {
+  const size_t at = row(layer, head);
+  page_counts_[at] = selected_max_;
+  const auto out = part(pages_, at, selected_max_);
+  std::iota(out.begin(), out.end(), first);
+}
+
+void RetrievalState::exchange(int layer, int head, int32_t victim, int32_t newcomer) {
+  const size_t at = row(layer, head);
+  const auto pages = part(pages_, at, selected_max_).first(page_counts_[at]);
+  const auto found = std::find(pages.begin(), pages.end(), victim);
+  check_internal(found != pages.end(), "page {} of head {} leaves but is not selected", victim,
+                 head);
+  std::rotate(found, found + 1, pages.end());
+  pages.back() = newcomer;
+}
+
+void RetrievalState::select_worthiest(Backend& backend, int layer, int head,
+                                      const PageWorth& worth) {
+  const size_t at = row(layer, head);
+  const auto out =
+      part(pages_, at, selected_max_).first(std::min(selected_max_, worth.values.size()));
+  page_counts_[at] = out.size();
+  backend.top_k(View<const float, 1>(worth.values.data(), worth.values.size()), out);
+  for (int32_t& page : out) page += worth.first;
 }
 
 SelectionScratch RetrievalState::scratch(int head) {

@@ -22,6 +22,12 @@ class RetrievalState : public PolicyState {
   std::span<const int32_t> selected(int layer, int head) const;
   /// Selects the pages of a layer's head from scored candidates (selection.hpp).
   void select_scored(Backend& backend, int layer, const SelectionParams& params);
+  /// Selects wanted() pages from `first` on.
+  void select_range(int layer, int head, int32_t first);
+  /// Selects `newcomer`, which is after all selected pages, in place of one of them.
+  void exchange(int layer, int head, int32_t victim, int32_t newcomer);
+  /// Selects the pages of highest worth among all that have a value.
+  void select_worthiest(Backend& backend, int layer, int head, const PageWorth& worth);
   /// How many pages a selection takes, and the memory that one of `head` needs.
   size_t wanted() const { return selected_max_; }
   SelectionScratch scratch(int head);

@@ -200,6 +200,16 @@ TEST(Oracle, SelectsByTheMassOfTheKeys) {
   expect_naive(setup, "oracle:dense_layers=1", options, false);
 }
 
+TEST(ArkVale, SelectsWithTheCurrentQueryAndWaits) {
+  NaiveOptions options;
+  options.cuboid = true;
+  options.pooling = Pooling::kMeanScore;
+  options.dense_layers = 2;
+  expect_naive({}, "arkvale", options, false);
+  options.dense_layers = 0;
+  expect_naive({}, "arkvale:dense_layers=0,resident=1.5", options, false);
+}
+
 TEST(Streaming, AttendsToSinkAndTheRestOfTheBudgetAsWindow) {
   NaiveOptions options;
   options.selects = false;
