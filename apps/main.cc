@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   add_info(app);
   add_tokenize(app);
   add_profile_heads(app);
+  add_convert(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

@@ -43,7 +43,12 @@ step "format" tools/lint.sh format
 step "release build" build_preset release
 step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
+step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
+step "parity with transformers" .venv/bin/python tests/parity/test_architectures.py
+step "converted tokenizers" .venv/bin/python tests/parity/test_convert.py
+step "parity with the gguf package" .venv/bin/python tests/parity/test_quants.py
+step "parity with Hugging Face tokenizers" .venv/bin/python tests/parity/test_tokenizers.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then
   # Compiled for one architecture; what needs a GPU to run is run by tools/cuda_check.sh.

@@ -30,10 +30,20 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
   if (options.threads == 0) {
     options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
+  const int64_t given_context = options.context;
   if (options.context == 0) options.context = config.context_length;
   check_argument(options.context >= 1 && options.context <= config.context_length,
                  "context is {}, must be 1 to the model's {}", options.context,
                  config.context_length);
+  // Within its window a model sees everything, so shorter contexts are exact.
+  const bool windowed = config.sliding_window > 0;
+  if (given_context == 0 && windowed) {
+    options.context = std::min(options.context, config.sliding_window);
+  }
+  check_argument(!windowed || options.context <= config.sliding_window,
+                 "context is {}, the model's sliding window is {}, longer contexts of such models "
+                 "are not supported",
+                 options.context, config.sliding_window);
   check_argument(options.page >= 1 && options.page <= 1024, "page is {}, must be 1 to 1024",
                  options.page);
   check_argument(options.max_batch >= 1 && options.max_batch <= 4096,
@@ -44,6 +54,16 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
   check_argument(options.window >= 1, "window is {}, must be 1 or more", options.window);
   check_argument(options.budget >= 1, "budget is {}, must be 1 or more", options.budget);
   return options;
+}
+
+/// nullopt when the model brings none; it can then be used with token ids only.
+std::optional<Tokenizer> load_tokenizer(const Model& model) {
+  if (const Checkpoint* folder = model.checkpoint()) {
+    if (!has_tokenizer(*folder)) return std::nullopt;
+    return Tokenizer::from_folder(folder->folder()).value();
+  }
+  if (!model.gguf()->has("tokenizer.ggml.model")) return std::nullopt;
+  return Tokenizer::from_gguf(*model.gguf()).value();
 }
 
 }  // namespace
@@ -73,9 +93,9 @@ std::span<const float> Sequence::logits() const {
 }
 
 struct Engine::Impl {
-  explicit Impl(const EngineOptions& given)
+  Impl(const EngineOptions& given, const LoadProgress& on_load)
       : model(given.model),
-        tokenizer(Tokenizer::from_gguf(model.file()).value()),
+        tokenizer(load_tokenizer(model)),
         options(complete(given, model.config())),
         backend(make_backend(options.backend)),
         policy(make_policy(options.policy)),
@@ -83,9 +103,10 @@ struct Engine::Impl {
         ctx(options.threads),
         workspace(model.config(), options.chunk, options.max_batch) {
     const ModelConfig& config = model.config();
-    check_argument(tokenizer.vocab_size() == config.vocab,
+    // A model may have rows to spare, for tokens that do not exist.
+    check_argument(!tokenizer || tokenizer->vocab_size() <= config.vocab,
                    "{}: the tokenizer has {} tokens, the model {}", given.model,
-                   tokenizer.vocab_size(), config.vocab);
+                   tokenizer ? tokenizer->vocab_size() : 0, config.vocab);
     const CacheConfig cache = cache_config(options.context);
     policy->plan(cache);  // options that cannot be met are refused here, before any prefill
     const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
@@ -100,6 +121,7 @@ struct Engine::Impl {
          .kv_heads = config.kv_heads,
          .head_dim = config.head_dim,
          .page = options.page});
+    model.load(ctx.pool(), on_load);  // last, since it takes long and nothing can be wrong after it
     batch.reserve(static_cast<size_t>(options.max_batch));
     info = {.name = config.name,
             .architecture = config.architecture,
@@ -108,6 +130,7 @@ struct Engine::Impl {
             .kv_heads = config.kv_heads,
             .head_dim = config.head_dim,
             .vocab = config.vocab,
+            .text_tokens = tokenizer ? tokenizer->vocab_size() : config.vocab,
             .context_length = config.context_length,
             .weight_bytes = model.weights().bytes};
   }
@@ -129,10 +152,20 @@ struct Engine::Impl {
             .slow_limit_bytes = share(options.host_kv)};
   }
 
+  const Tokenizer& text() const {
+    if (!tokenizer) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("brings no tokenizer ({}), only token ids work",
+                              model.gguf() ? "tokenizer.ggml.model" : "tokenizer.json"),
+                  options.model);
+    }
+    return *tokenizer;
+  }
+
   StepContext step() { return {ctx, *backend, model, *policy, workspace}; }
 
   Model model;
-  Tokenizer tokenizer;
+  std::optional<Tokenizer> tokenizer;
   EngineOptions options;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Policy> policy;
@@ -145,23 +178,24 @@ struct Engine::Impl {
   ModelInfo info;
 };
 
-Engine::Engine(const EngineOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+Engine::Engine(const EngineOptions& options, const LoadProgress& on_load)
+    : impl_(std::make_unique<Impl>(options, on_load)) {}
 Engine::~Engine() = default;
 const EngineOptions& Engine::options() const { return impl_->options; }
 const ModelInfo& Engine::model() const { return impl_->info; }
 
 std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
-  return impl_->tokenizer.encode(text, {.add_bos = false, .parse_special = special});
+  return impl_->text().encode(text, {.add_bos = false, .parse_special = special});
 }
 
 std::string Engine::decode(std::span<const int32_t> tokens) const {
-  return impl_->tokenizer.decode(tokens);
+  return impl_->text().decode(tokens);
 }
 
-bool Engine::is_end(int32_t token) const { return impl_->tokenizer.is_end_of_generation(token); }
+bool Engine::is_end(int32_t token) const { return impl_->text().is_end_of_generation(token); }
 
 std::string Engine::chat_prompt(std::string_view user) const {
-  const auto& chat_template = impl_->tokenizer.chat_template();
+  const auto& chat_template = impl_->text().chat_template();
   if (!chat_template) {
     fail(ErrorCode::kUnsupported, "{}: the model has no chat template; run it without --chat",
          impl_->options.model);
@@ -187,13 +221,18 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
 
 namespace {
 
-/// How much of `like` the prompt can take over: nothing unless the KV has the same form and its
-/// policy kept all of it.
-PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
-                            const SequenceCache& like, std::span<const int32_t> like_prompt) {
+/// How much of `like` the prompt can take over: nothing unless the KV has the same form, was
+/// rotated the same way and its policy kept all of it.
+PrefillPrefix common_prefix(const RopeFrequencies& rope, const SequenceCache& cache,
+                            std::span<const int32_t> prompt, const SequenceCache& like,
+                            std::span<const int32_t> like_prompt) {
   const CacheConfig &a = cache.config(), &b = like.config();
   if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
       a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
+    return {};
+  }
+  if (rope.depends_on_length(static_cast<int64_t>(prompt.size()),
+                             static_cast<int64_t>(like_prompt.size()))) {
     return {};
   }
   const auto differs =
@@ -219,7 +258,8 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
   s.state = impl_->policy->make_state(s.cache.config());
   PrefillPrefix prefix;
   if (like && like != &sequence && like->impl_->started) {
-    prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt);
+    prefix = common_prefix(impl_->model.rope(), s.cache, prompt, like->impl_->cache,
+                           like->impl_->prompt);
   }
   const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
                                       prompt, impl_->options.chunk, prefix, proceed);
@@ -258,7 +298,7 @@ struct TextStream::Impl {
 };
 
 TextStream::TextStream(const Engine& engine)
-    : impl_(std::make_unique<Impl>(StreamDecoder(engine.impl_->tokenizer))) {}
+    : impl_(std::make_unique<Impl>(StreamDecoder(engine.impl_->text()))) {}
 TextStream::~TextStream() = default;
 std::string_view TextStream::push(int32_t token) { return impl_->decoder.push(token); }
 std::string_view TextStream::finish() { return impl_->decoder.flush(); }

@@ -5,14 +5,16 @@
 #include <numeric>
 
 #include "core/check.hpp"
+#include "engine/finish_heads.hpp"
 
 namespace freekv {
 namespace {
 
-/// Runs one chunk through all layers; its hidden state is left in the workspace. The policy sees
-/// the queries of tokens from position `observed` on.
+/// Runs one chunk, of a prompt after which the sequence has `length` tokens, through all layers;
+/// its hidden state is left in the workspace. The policy sees the queries of tokens from position
+/// `observed` on.
 void prefill_chunk(StepContext step, const PolicySequence& sequence,
-                   std::span<const int32_t> tokens, int64_t observed) {
+                   std::span<const int32_t> tokens, int64_t length, int64_t observed) {
   auto& [ctx, backend, model, policy, ws] = step;
   SequenceCache& cache = sequence.cache;
   const ModelConfig& config = model.config();
@@ -28,7 +30,7 @@ void prefill_chunk(StepContext step, const PolicySequence& sequence,
   const int64_t unseen = std::clamp<int64_t>(observed - position, 0, n);
   const auto positions = ws.positions(n);
   std::iota(positions.begin(), positions.end(), position);
-  const RopeTable rope = ws.rope_table(model.rope(), positions);
+  const RopeTable rope = ws.rope_table(model.rope(), positions, length);
 
   backend.embed(ctx, model.weights().embedding, tokens, x);
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -37,8 +39,7 @@ void prefill_chunk(StepContext step, const PolicySequence& sequence,
     backend.linear_prefill(ctx, normed, w.q, false, q);
     backend.linear_prefill(ctx, normed, w.k, false, k);
     backend.linear_prefill(ctx, normed, w.v, false, v);
-    backend.rope(ctx, by_heads(q, heads), ws.row_indices(n), rope, config.rope_style);
-    backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
+    finish_heads(step, w, rope, q, k, v);
 
     const auto pages = cache.append_chunk(ctx, layer, by_heads(k, kv_heads), by_heads(v, kv_heads));
     backend.prefill_attention(ctx, {.q = by_heads(q, heads),
@@ -54,6 +55,7 @@ void prefill_chunk(StepContext step, const PolicySequence& sequence,
                          position + unseen, pages.pool, pages.slots});
     }
     backend.linear_prefill(ctx, attended, w.output, true, x);
+    if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);
 
     backend.rms_norm(ctx, x, w.ffn_norm, config.norm_eps, normed);
     backend.linear_prefill(ctx, normed, w.gate, false, gate);
@@ -84,6 +86,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              const std::function<bool(int64_t)>& proceed) {
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
+  const int64_t length = sequence.cache.tokens() + static_cast<int64_t>(prompt.size());
   int64_t last = 0;  // row of the prompt's last token in its chunk
   const auto size = static_cast<int64_t>(prompt.size());
   const int64_t observed = size - std::min(size, sequence.cache.needs().observed);
@@ -94,7 +97,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
     if (done + n <= copied) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
-      prefill_chunk(step, sequence, prompt.subspan(done, n), observed);
+      prefill_chunk(step, sequence, prompt.subspan(done, n), length, observed);
     }
     done += n;
     last = static_cast<int64_t>(n) - 1;

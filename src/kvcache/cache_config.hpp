@@ -59,6 +59,7 @@ struct CacheNeeds {
   // some head attends to all of them. Empty for none.
   std::vector<uint8_t> whole_layers;
   double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
+  int attended_selections = 1;   // most pages a head attends to for selections, as a multiple of k
   RecallMechanism recall = RecallMechanism::kGather;
 };
 

@@ -48,6 +48,7 @@ PageLayout::PageLayout(const CacheConfig& config, const CacheNeeds& needs)
   // More slots than there are pages to select would stay empty.
   const double useful = static_cast<double>(std::max<int64_t>(config.max_pages(), selected_));
   resident_ = static_cast<int32_t>(std::min(resident, useful));
+  attended_selected_ = std::min(resident_, needs.attended_selections * selected_);
 }
 
 int32_t PageLayout::window_begin(int64_t tokens) const {

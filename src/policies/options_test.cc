@@ -43,7 +43,7 @@ TEST(PolicyTable, HasEveryMethodInOrder) {
 
 TEST(MakePolicy, NamesWhatItDoesNotKnow) {
   EXPECT_NE(message_of("h3o").find("policy is 'h3o', must be one of "), std::string::npos);
-  EXPECT_NE(message_of("").find("freekv, full"), std::string::npos);
+  EXPECT_NE(message_of("").find("freekv, freekv-coverage, full"), std::string::npos);
   EXPECT_EQ(message_of("freekv:alpha=1"),
             "policy freekv: key 'alpha' is unknown, must be one of tau, sketch, pooling, "
             "dense_layers, resident, recall");
@@ -62,7 +62,11 @@ TEST(MakePolicy, ChecksValues) {
   EXPECT_EQ(message_of("freekv:dense_layers=-1"),
             "dense_layers is '-1', must be a whole number from 0 to 1024");
   EXPECT_EQ(message_of("quest:sketch=box"),
-            "sketch is 'box', must be one of cuboid, landmark, minmax");
+            "sketch is 'box', must be one of cuboid, key2, landmark, mean, minmax, minmax+key2");
+  EXPECT_EQ(message_of("freekv-coverage:sketch=mean"),
+            "sketch is 'mean', must estimate attention mass: key2, minmax+key2");
+  EXPECT_EQ(message_of("freekv-coverage:epsilon=-0.1"),
+            "epsilon is '-0.1', must be a number from 0 to 1");
   EXPECT_EQ(message_of("freekv:recall=disk"), "recall is 'disk', must be one of gather, streamed");
   EXPECT_FALSE(message_of("freekv:resident=0.99").empty());
   EXPECT_EQ(message_of("freekv:tau=0.9,sketch=cuboid,pooling=max_score,resident=2.5"), "");

@@ -38,9 +38,9 @@ class Asking final : public Policy {
                                   std::span(&zero, 1),
                                   View<float, 2>(plain.data(), 1, step.q.size()));
     const std::vector<float> unturned = plain;
-    sequence.model->rotate(position, false, heads);
+    sequence.model->rotate(position, position + 1, false, heads);
     for (size_t i = 0; i < plain.size(); ++i) ASSERT_NEAR(plain[i], memory[i], 1e-4);
-    sequence.model->rotate(position, true, heads);
+    sequence.model->rotate(position, position + 1, true, heads);
     for (size_t i = 0; i < plain.size(); ++i) ASSERT_NEAR(plain[i], unturned[i], 1e-4);
     ++layers;
     set_dense_rows(step, 0);

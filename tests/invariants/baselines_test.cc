@@ -45,7 +45,8 @@ TEST(ArkVale, EvictsTheLowestScore) {
     for (int head = 0; head < setup.kv_heads; ++head) {
       std::vector<float> scores(static_cast<size_t>(setup.group * candidates.size()));
       const View<float, 2> view(scores.data(), setup.group, candidates.size());
-      layer.sketches().score(driver.backend(), head, step.q[head], candidates.first, view);
+      layer.sketches().score(driver.backend(), head, {step.q[head], step.scale}, candidates.first,
+                             view);
       const auto mean = [&](int32_t page) {
         float sum = 0;
         for (int64_t g = 0; g < setup.group; ++g) sum += view[g][page - candidates.first];

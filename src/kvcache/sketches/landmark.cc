@@ -24,10 +24,10 @@ class LandmarkSketch final : public Sketch {
   }
 
   void build(Backend&, const KvPool& pool, int32_t slot, int head, int64_t page,
-             std::byte* store) const override {
+             std::span<std::byte> store) const override {
     const KvShape& shape = pool.shape;
     const std::byte* keys = pool.keys(slot, head);
-    std::byte* out = store + page_bytes(shape) * static_cast<size_t>(page);
+    std::byte* out = store.data() + page_bytes(shape) * static_cast<size_t>(page);
     for (int first = 0; first < shape.page; first += kChunk, out += shape.token_bytes()) {
       const int count = std::min(kChunk, shape.page - first);
       for (int e = 0; e < shape.head_dim; ++e) {
@@ -40,12 +40,14 @@ class LandmarkSketch final : public Sketch {
     }
   }
 
-  void score(Backend&, const KvShape& shape, View<const float, 2> q, const std::byte* store,
-             int64_t first, View<float, 2> scores) const override {
+  void score(Backend&, const KvShape& shape, const SketchQuery& query,
+             std::span<const std::byte> store, int64_t first,
+             View<float, 2> scores) const override {
+    const View<const float, 2>& q = query.q;
     std::array<float, 1024> mean;
     check_internal(shape.head_dim <= static_cast<int>(mean.size()),
                    "head dimension is {}, must be at most {}", shape.head_dim, mean.size());
-    const std::byte* chunk = store + page_bytes(shape) * static_cast<size_t>(first);
+    const std::byte* chunk = store.data() + page_bytes(shape) * static_cast<size_t>(first);
     for (int64_t j = 0; j < scores.shape(1); ++j) {
       for (int c = 0; c < chunks(shape); ++c, chunk += shape.token_bytes()) {
         for (int e = 0; e < shape.head_dim; ++e) {

@@ -61,7 +61,8 @@ class ShadowKvState final : public BlockingState {
     return page < prompt_pages && std::find(whole.begin(), whole.end(), page) == whole.end();
   }
 
-  int32_t prompt_pages = 0;  // complete pages of the prompt
+  int64_t prompt_tokens = 0;
+  int32_t prompt_pages = 0;  // complete ones of the prompt
 
  private:
   KvShape shape_;
@@ -89,7 +90,7 @@ void read_page(const PolicySequence& sequence, int layer, int32_t page,
     }
   }
   for (int t = 0; t < shape.page; ++t) {
-    sequence.model->rotate(int64_t{page} * shape.page + t, true,
+    sequence.model->rotate(int64_t{page} * shape.page + t, state_of(sequence).prompt_tokens, true,
                            View<float, 2>(x[t].data(), shape.heads, shape.head_dim));
   }
 }
@@ -201,6 +202,7 @@ class ShadowKvPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     ShadowKvState& state = state_of(sequence);
+    state.prompt_tokens = cache.tokens();
     state.prompt_pages = cache.layout().complete_pages(cache.tokens());
     const int layers = cache.config().layers;
     ctx.pool().parallel_for(layers, 1, [&](int64_t begin, int64_t end, int) {
@@ -253,7 +255,7 @@ class ShadowKvPolicy final : public Policy {
     const View<float, 2> scores(scratch.scores.data(), q.shape(0), n);
     sequence.cache.layer(step.layer)
         .sketches()
-        .score(step.backend, row.head, q, candidates.first, scores);
+        .score(step.backend, row.head, {q, step.scale}, candidates.first, scores);
     const auto pooled = scratch.pooled.first(n);
     step.backend.pool_scores(score_pooling_, step.scale, scores, View<float, 1>(pooled.data(), n));
     for (const int32_t page : state.outliers(step.layer, row.head)) {
@@ -293,7 +295,7 @@ class ShadowKvPolicy final : public Policy {
         const float* direction = basis[i].data() + static_cast<int64_t>(head) * dim;
         for (int e = 0; e < dim; ++e) key[static_cast<size_t>(e)] += code[i] * direction[e];
       }
-      sequence.model->rotate(token, false, View<float, 2>(key.data(), 1, dim));
+      sequence.model->rotate(token, state.prompt_tokens, false, View<float, 2>(key.data(), 1, dim));
       for (int e = 0; e < dim; ++e) {
         store_element(pool.shape.dtype, out, e, key[static_cast<size_t>(e)]);
       }
