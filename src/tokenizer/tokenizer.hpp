@@ -101,7 +101,6 @@ class Tokenizer {
   };
 
   void check_id(int32_t id) const;
-
   void set_special_ids(const TokenizerSpec& spec);
   void set_byte_tokens();
   SpaceSplit choose_space_split(const TokenizerSpec& spec) const;
