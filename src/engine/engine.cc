@@ -66,6 +66,14 @@ std::optional<Tokenizer> load_tokenizer(const Model& model) {
   return Tokenizer::from_gguf(*model.gguf()).value();
 }
 
+/// Tokens up to the last that is in use: models have rows to spare, which GGUF files name all the
+/// same.
+int64_t count_text_tokens(const Tokenizer& tokenizer) {
+  int32_t count = tokenizer.vocab_size();
+  while (count > 1 && tokenizer.token_type(count - 1) == TokenType::kUnused) --count;
+  return count;
+}
+
 }  // namespace
 
 struct Sequence::Impl {
@@ -103,7 +111,6 @@ struct Engine::Impl {
         ctx(options.threads),
         workspace(model.config(), options.chunk, options.max_batch) {
     const ModelConfig& config = model.config();
-    // A model may have rows to spare, for tokens that do not exist.
     check_argument(!tokenizer || tokenizer->vocab_size() <= config.vocab,
                    "{}: the tokenizer has {} tokens, the model {}", given.model,
                    tokenizer ? tokenizer->vocab_size() : 0, config.vocab);
@@ -130,7 +137,7 @@ struct Engine::Impl {
             .kv_heads = config.kv_heads,
             .head_dim = config.head_dim,
             .vocab = config.vocab,
-            .text_tokens = tokenizer ? tokenizer->vocab_size() : config.vocab,
+            .text_tokens = tokenizer ? count_text_tokens(*tokenizer) : config.vocab,
             .context_length = config.context_length,
             .weight_bytes = model.weights().bytes};
   }
