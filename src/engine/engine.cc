@@ -20,10 +20,18 @@ DType parse_kv_type(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "kv type is \"{}\", must be f32, f16 or bf16", name);
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& name) {
-  if (name == "cpu") return make_cpu_backend();
-  if (name == "reference") return make_reference_backend();
-  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", name);
+Activations parse_activations(const std::string& name) {
+  if (name == "auto") return Activations::kAuto;
+  if (name == "f32") return Activations::kF32;
+  if (name == "int8") return Activations::kInt8;
+  fail(ErrorCode::kInvalidArgument, "activations is \"{}\", must be auto, f32 or int8", name);
+}
+
+std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
+  const Activations activations = parse_activations(options.activations);
+  if (options.backend == "cpu") return make_cpu_backend(activations);
+  if (options.backend == "reference") return make_reference_backend(activations);
+  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", options.backend);
 }
 
 EngineOptions complete(EngineOptions options, const ModelConfig& config) {
@@ -105,7 +113,7 @@ struct Engine::Impl {
       : model(given.model),
         tokenizer(load_tokenizer(model)),
         options(complete(given, model.config())),
-        backend(make_backend(options.backend)),
+        backend(make_backend(options)),
         policy(make_policy(options.policy)),
         policy_model(model, options.max_batch),
         ctx(options.threads),

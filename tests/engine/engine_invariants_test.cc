@@ -201,5 +201,32 @@ TEST(Engine, SimdAgreesWithTheReference) {
   }
 }
 
+TEST(Engine, QuantisedWeightsAgreeWithTheReference) {
+  const TemporaryModel model(tiny_model_records({.weights = DType::kQ4_0}));
+  const auto tokens = random_tokens(200, 12);
+  EngineOptions options;
+  options.model = model.path();
+  options.kv_type = "f32";
+  options.threads = 2;
+  const auto largest_error = [](const Logits& got, const Logits& want) {
+    double error = 0;
+    for (size_t i = 0; i < got.size(); ++i)
+      error = std::max(error, relative_error(got[i], want[i]));
+    return error;
+  };
+  const auto with = [&](const char* backend, const char* activations) {
+    options.backend = backend;
+    options.activations = activations;
+    return run(options, tokens, 170);
+  };
+  const Logits exact = with("cpu", "f32");
+  const Logits rounded = with("cpu", "auto");
+  EXPECT_LT(largest_error(exact, with("reference", "f32")), 1e-5);
+  // Sums that differ in their last bit may round to the next of the 8-bit numbers.
+  EXPECT_LT(largest_error(rounded, with("reference", "auto")), 2e-2);
+  EXPECT_LT(largest_error(rounded, exact), 0.1);
+  EXPECT_GT(largest_error(rounded, exact), 1e-5);
+}
+
 }  // namespace
 }  // namespace freekv
