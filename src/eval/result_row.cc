@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "eval/records.hpp"
@@ -67,6 +68,16 @@ void for_each_outcome(Row& row, Visit&& visit) {
   visit("answers", row.answers);
 }
 
+// The library's own conversions would take true for 1 and 1.5 for 1.
+bool holds(const nlohmann::json& value, const std::string&) { return value.is_string(); }
+bool holds(const nlohmann::json& value, double) { return value.is_number(); }
+bool holds(const nlohmann::json& value, uint64_t) { return value.is_number_unsigned(); }
+template <typename T>
+bool holds(const nlohmann::json& value, const std::vector<T>&) {
+  return value.is_array() &&
+         std::all_of(value.begin(), value.end(), [](const auto& item) { return holds(item, T()); });
+}
+
 /// Reads one field into a member of any stored type.
 struct Reader {
   const Record& record;
@@ -85,16 +96,9 @@ struct Reader {
   }
   template <typename T>
   void operator()(const char* name, std::vector<T>& out) const {
-    try {
-      // The library's conversion would take true for 1 and 1.5 for 1.
-      const auto& list = record.field(name);
-      for (const auto& item : list.flatten()) {
-        if (!(item.is_string() || item.is_number() || item.is_null())) throw list;
-      }
-      out = list.template get<std::vector<T>>();
-    } catch (...) {
-      record.refuse(name, "a list as this program writes it");
-    }
+    const auto& value = record.field(name);
+    if (!holds(value, out)) record.refuse(name, "a list as this program writes it");
+    out = value.template get<std::vector<T>>();
   }
 };
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "eval/random.hpp"
 #include "eval/records.hpp"
@@ -15,12 +16,15 @@ namespace {
 char chosen(std::string_view answer) {
   std::string text(answer);
   std::erase(text, '*');
-  constexpr std::string_view kPhrase = "The correct answer is ";
+  constexpr std::string_view kPhrase = "The correct answer is";
   const size_t at = text.find(kPhrase);
   if (at == std::string::npos) return 0;
-  size_t letter = at + kPhrase.size();
-  if (letter < text.size() && text[letter] == '(') ++letter;
-  return letter < text.size() && text[letter] >= 'A' && text[letter] <= 'D' ? text[letter] : '\0';
+  const size_t letter = text.find_first_not_of(" (", at + kPhrase.size());
+  if (letter == std::string::npos || text[letter] < 'A' || text[letter] > 'D') return 0;
+  // "Definitely ..." is no choice of D.
+  const bool word =
+      letter + 1 < text.size() && std::isalnum(static_cast<unsigned char>(text[letter + 1]));
+  return word ? '\0' : text[letter];
 }
 
 class LongBenchV2 : public Suite {
