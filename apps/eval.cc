@@ -90,22 +90,39 @@ struct Job {
   std::vector<Engine*> methods;  // that are not done yet
 };
 
-/// All that is not in the file yet. Throws before any work when some sample cannot be made.
+eval::SampleRequest request_for(const EvalOptions& options, int64_t context, int64_t sample,
+                                const eval::TokenCounter& count) {
+  return {.seed = options.evaluation.sampling.seed,
+          .index = sample,
+          .context = context,
+          .count = count};
+}
+
+/// Throws, naming the suite, when a context is too small for its samples.
+void check_contexts(const EvalOptions& options, const eval::Suites& suites,
+                    const eval::TokenCounter& count) {
+  for (int64_t context : options.contexts) {
+    for (const auto& suite : suites) {
+      try {
+        suite->make(request_for(options, context, 0, count));
+      } catch (const Error& error) {
+        throw Error(error.code(), error.message(), suite->name());
+      }
+    }
+  }
+}
+
+/// All that is not in the file yet.
 std::vector<Job> open_jobs(const EvalOptions& options, const eval::Suites& suites,
                            const std::vector<std::unique_ptr<Engine>>& methods,
                            const eval::TokenCounter& count, const eval::ResultLog& log) {
   std::vector<Job> jobs;
   for (int64_t context : options.contexts) {
     for (const auto& suite : suites) {
-      eval::SampleRequest request{
-          .seed = options.evaluation.sampling.seed, .index = 0, .context = context, .count = count};
-      try {
-        suite->make(request);
-      } catch (const Error& error) {
-        throw Error(error.code(), error.message(), suite->name());
-      }
-      for (; request.index < std::min(options.samples, suite->size()); ++request.index) {
-        Job job{suite.get(), context, request.index, {}};
+      const int64_t samples = std::min(options.samples, suite->size());
+      for (int64_t sample = 0; sample < samples; ++sample) {
+        const auto request = request_for(options, context, sample, count);
+        Job job{suite.get(), context, sample, {}};
         for (const auto& method : methods) {
           const auto row = eval::row_identity(*method, *suite, request, options.evaluation);
           if (!log.has(row)) job.methods.push_back(method.get());
@@ -127,6 +144,7 @@ void evaluate(EvalOptions options) {
   const eval::Suites suites = make_suites(options);
   const eval::TokenCounter count = eval::token_counter(dense);
 
+  check_contexts(options, suites, count);
   eval::ResultLog log(options.out);
   if (log.cut_bytes() > 0) {
     fmt::print(stderr, "{}: a last line of {} bytes was unfinished and is cut off\n", options.out,
@@ -143,10 +161,7 @@ void evaluate(EvalOptions options) {
   try {
     Progress progress("evaluating", total);
     for (const Job& job : jobs) {
-      const eval::SampleRequest request{.seed = options.evaluation.sampling.seed,
-                                        .index = job.sample,
-                                        .context = job.context,
-                                        .count = count};
+      const auto request = request_for(options, job.context, job.sample, count);
       eval::evaluate_sample(dense, job.methods, *job.suite, request, options.evaluation,
                             [&](size_t, const eval::ResultRow& row) {
                               log.append(row);

@@ -43,6 +43,7 @@ step "format" tools/lint.sh format
 step "release build" build_preset release
 step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
+step "evaluation from the command line" .venv/bin/python tests/cli/test_eval.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then

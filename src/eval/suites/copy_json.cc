@@ -88,9 +88,10 @@ class CopyJson : public Suite {
       written += record.size();
       given.push_back(std::move(record));
     }
-    std::map<json, const json*> by_order;
+    std::map<int64_t, const json*> by_order;
     for (const json& record : given) {
-      if (record.contains("order")) by_order.emplace(record["order"], &record);
+      const auto order = record.find("order");
+      if (order != record.end() && order->is_number_integer()) by_order.emplace(*order, &record);
     }
     size_t right = 0;
     for (const json& record : expected) {

@@ -13,6 +13,7 @@
 #include "eval/records.hpp"
 #include "eval/scoring.hpp"
 #include "eval/suites/suites.hpp"
+#include "io/quote.hpp"
 
 namespace freekv::eval {
 namespace {
@@ -67,10 +68,7 @@ class LongGenBench : public Suite {
  public:
   explicit LongGenBench(const std::string& file) {
     for (const Record& record : read_records(file)) {
-      Task task{.prompt = record.text("prompt"),
-                .type = record.text("type"),
-                .start = record.text("prefix"),
-                .parts = record.integer("number", 1, 100000)};
+      Task task{.prompt = record.text("prompt"), .parts = record.integer("number", 1, 100000)};
       for (const char* field : {"checks_once", "checks_range", "checks_periodic"}) {
         const auto& checks = record.field(field);
         if (!checks.is_object()) record.refuse(field, "an object of part numbers and texts");
@@ -78,9 +76,8 @@ class LongGenBench : public Suite {
           const int64_t number = part_number(part);
           if (!text.is_string() || number < 1 || number > task.parts ||
               part != fmt::format("{}", number)) {
-            record.refuse(field, fmt::format("an object of numbers from 1 to {} and texts (it has "
-                                             "\"{}\")",
-                                             task.parts, part.substr(0, 20)));
+            record.refuse(field, fmt::format("numbers from 1 to {} with a text each, not {}",
+                                             task.parts, freekv::quoted(part)));
           }
           task.checks.push_back(fmt::format("{}\t{}", number, text.get<std::string>()));
         }
@@ -106,14 +103,12 @@ class LongGenBench : public Suite {
 
   /// The share of parts written and instructions followed; exact when that is all of them.
   Score score(const Turn& turn, std::string_view answer) const override {
-    // The prompt ends with the first part's heading, so what comes before the next is part 1.
+    // The prompt ends with the heading of part 1, so an answer may begin inside it.
     std::map<int64_t, std::vector<std::string>> parts;
     bool first = true;
     for (const std::string& part : split(answer, kSeparator)) {
-      const bool headed = !first || part.substr(0, 4) == "Week" || part.substr(0, 5) == "Floor" ||
-                          part.substr(0, 5) == "Block";
-      const int64_t number = headed ? part_number(part) : 1;
-      if (!part.empty()) parts.emplace(number, content_words(part));
+      const int64_t number = first ? 1 : part_number(part);
+      if (!part.empty()) parts.insert_or_assign(number, content_words(part));
       first = false;
     }
     const int64_t count = std::stoll(turn.references.front());
@@ -134,7 +129,7 @@ class LongGenBench : public Suite {
 
  private:
   struct Task {
-    std::string prompt, type, start;
+    std::string prompt;
     int64_t parts = 0;
     std::vector<std::string> checks = {};
   };
