@@ -94,6 +94,21 @@ def reports(folder: pathlib.Path, whole: pathlib.Path) -> None:
     check("Markdown", b"| freekv B=256 p=32 | 2 |" in tables.stdout, tables.stdout[:500])
 
 
+def tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    """The document's tables are replaced, the text around them stays."""
+    (folder / "results").mkdir()
+    (folder / "results/tau.jsonl").write_bytes(whole.read_bytes())
+    script = [ROOT / "benchmarks/accuracy_tables.py", "--results", folder / "results", "--out",
+              folder / "accuracy.md", "--freekv", PROGRAM]
+    for turn in range(2):
+        done = subprocess.run([sys.executable, *script], capture_output=True, check=False)
+        text = (folder / "accuracy.md").read_text(encoding="utf-8")
+        check(f"tables, run {turn}", done.returncode == 0 and text.count("<!-- table tau -->") == 1
+              and text.count("| freekv B=256 p=32 | 2 |") == 2, (done, text[:300]))
+        check(f"words stay, run {turn}", ("A word of mine." in text) == (turn == 1))
+        (folder / "accuracy.md").write_text(text + "\nA word of mine.\n", encoding="utf-8")
+
+
 def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
     out = folder / "refused.jsonl"
     ask = ("eval", "-m", MODEL, "--haystack", HAYSTACK, "--out", out, "--samples", 1)
@@ -131,6 +146,7 @@ def main() -> None:
         cut_file(folder, whole)
         stopped(folder, whole)
         reports(folder, whole)
+        tables(folder, whole)
         bad_input(folder, whole)
     print(f"{test_cli.checks - test_cli.failures} passed, {test_cli.failures} failed")
     sys.exit(test_cli.failures > 0)
