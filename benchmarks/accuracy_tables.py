@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ALL_POLICIES = ("full", "streaming", "razor", "raas", "snapkv", "h2o", "quest", "arkvale", "shadowkv",
-                "infinigen", "oracle:sketch=key2", "freekv", "freekv:sketch=key2",
+                "infinigen", "oracle", "freekv", "freekv:sketch=key2",
                 "freekv:tau=2,sketch=key2", "freekv-coverage")
 TASKS = ("ruler/niah-single,ruler/niah-multi-key,ruler/niah-multi-value,ruler/variable-tracking,"
          "chain,ledger")
 HARD = ("ruler/niah-multi-key", "chain", "ledger")  # one search, many searches, long answers
-SKETCHES = ("minmax", "cuboid", "mean", "key2", "minmax_key2")
+SKETCHES = ("minmax", "cuboid", "mean", "key2", "minmax+key2")
 POOLINGS = ("mean_softmax", "max_softmax", "mean_score", "max_score")
 
 

@@ -148,15 +148,14 @@ Answer answer_and_compare(Engine& engine, const Question& question, const DenseA
   bool same = follows_freely;
   {
     Generation generation(engine, question);
-    const auto chosen_at = [&](int64_t i) {
-      return i < static_cast<int64_t>(dense.tokens.size()) ? dense.tokens[static_cast<size_t>(i)]
-                                                           : -1;
-    };
+    const auto chosen_at = [&](int64_t i) { return dense.tokens[static_cast<size_t>(i)]; };
     // The prefill's own choice, exact for every method.
     same = same && !dense.tokens.empty() && likeliest(generation.logits()) == chosen_at(0);
     for (int64_t i = 0; i < steps; ++i) {
       const bool compare = i < dense.compared();
-      if (!compare && (!same || i + 1 == steps)) break;
+      // After the last token there is only the end to check, where the dense answer has one.
+      const bool last = i + 1 == steps;
+      if (!compare && (!same || (last && !dense.ended))) break;
       generation.step(chosen_at(i));
       const auto logits = generation.logits();
       const int32_t choice = likeliest(logits);
@@ -166,11 +165,7 @@ Answer answer_and_compare(Engine& engine, const Question& question, const DenseA
         agreement.agreed += choice == likeliest(row);
         ++agreement.compared;
       }
-      if (i + 1 < steps) {
-        same = same && choice == chosen_at(i + 1);
-      } else {
-        same = same && dense.ended && engine.is_end(choice);
-      }
+      same = same && (last ? dense.ended && engine.is_end(choice) : choice == chosen_at(i + 1));
     }
     if (same) return generation.finish(dense.tokens);
   }

@@ -162,6 +162,31 @@ TEST_F(FileSuites, LongGenBenchRefusesChecksOfNoPart) {
   EXPECT_THAT(refusal("longgenbench", with("{}", "1e99")), HasSubstr("field \"number\""));
 }
 
+TEST_F(FileSuites, NoDamagedFileDoesMoreThanThrow) {
+  const std::pair<std::string, std::string> files[] = {
+      {"aime", R"([{"id":"1","problem":"p\u00e9","answer":33}])"},
+      {"longbench-v2",
+       std::string(R"({"_id":"x","context":"c","question":"q",)") + kChoices + R"(,"answer":"D"})"},
+      {"longgenbench",
+       R"([{"prompt":"p","checks_once":{"2":"a b"},"checks_range":{"1":""},"checks_periodic":{},)"
+       R"("type":"Week","prefix":"","number":3}])"}};
+  for (const auto& [name, good] : files) {
+    for (size_t at = 0; at < good.size(); ++at) {
+      for (const char c : {'\0', '"', '[', '9', '\xff'}) {
+        std::string damaged = good;
+        damaged[at] = c;
+        try {
+          const auto accepted = suite(name, damaged);
+          const Turn turn = make(*accepted, 0).turns[0];
+          accepted->score(turn, "1 #*# Week 2 The correct answer is (A) \\boxed{33}");
+        } catch (const Error& error) {
+          EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+        }
+      }
+    }
+  }
+}
+
 TEST(BenchFiles, OfTheFormatsAreRead) {
   const std::string folder = std::string(FREEKV_SOURCE_DIR) + "/../shared/data/bench/";
   if (!std::ifstream(folder + "math50.jsonl")) GTEST_SKIP() << "no " << folder;

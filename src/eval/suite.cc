@@ -108,6 +108,13 @@ int64_t document_tokens(const SampleRequest& request, const std::vector<Turn>& t
   return left;
 }
 
+std::string document_with(const Haystack& haystack, const std::string& opening,
+                          const std::vector<std::string>& facts, const SampleRequest& request,
+                          const std::vector<Turn>& turns, Random& random) {
+  const int64_t room = document_tokens(request, turns) - request.count(opening);
+  return opening + haystack.hide(facts, room, request.count, random);
+}
+
 Random sample_random(const Suite& suite, const SampleRequest& request) {
   // The context is left out: the same facts are asked for in every length of text.
   return Random(fmt::format("{} {} {}", suite.name(), request.seed, request.index));

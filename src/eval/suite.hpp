@@ -74,6 +74,10 @@ bool needs_haystack(const std::string& specification);
 
 /// Tokens the document may take: the context less question, answer and the chat format's own.
 int64_t document_tokens(const SampleRequest& request, const std::vector<Turn>& turns);
+/// The opening and the haystack with the facts in it, as long as the request leaves room for.
+std::string document_with(const Haystack& haystack, const std::string& opening,
+                          const std::vector<std::string>& facts, const SampleRequest& request,
+                          const std::vector<Turn>& turns, Random& random);
 /// The stream of random draws of one sample.
 Random sample_random(const Suite& suite, const SampleRequest& request);
 

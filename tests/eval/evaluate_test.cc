@@ -117,6 +117,22 @@ TEST_F(Evaluate, KeepsNoMoreLogitsThanAllowed) {
   EXPECT_EQ(few[0].answers, rows({&freekv})[0].answers);
 }
 
+TEST_F(Evaluate, GoesOnWhereTheDenseAnswerOnlySeemedToEnd) {
+  const auto prompt = dense_.encode("a prompt of some length", false);
+  const Question question{.prompt = prompt, .max_tokens = 24, .sampling = {}};
+  DenseAnswer dense;
+  const std::string text = answer_freely(dense_, question, &dense, size_t{1} << 20).text;
+  ASSERT_GT(dense.tokens.size(), 8u);
+  // The logits of the last steps were not kept, and the end stands where the model puts none.
+  dense.tokens.resize(8);
+  dense.ended = true;
+  dense.logits.resize(static_cast<size_t>(3 * dense.vocab));
+  Agreement agreement;
+  EXPECT_EQ(answer_and_compare(dense_, question, dense, agreement).text, text);
+  EXPECT_EQ(agreement.compared, 3);
+  EXPECT_EQ(agreement.agreed, 3);
+}
+
 TEST_F(Evaluate, RepeatsDifferBySeedAndRepeatThemselves) {
   Engine freekv(with("freekv", 96));
   evaluation_.sampling.temperature = 1;

@@ -41,8 +41,7 @@ class Chain : public Suite {
     turn.answer = fmt::format("The path is: {}.", fmt::join(path, " -> "));
     turn.references = std::move(path);
     Sample sample{.id = fmt::format("{}", request.index), .document = "", .turns = {turn}};
-    sample.document =
-        haystack_->hide(facts, document_tokens(request, sample.turns), request.count, random);
+    sample.document = document_with(*haystack_, "", facts, request, sample.turns, random);
     return sample;
   }
 

@@ -64,8 +64,7 @@ class CopyJson : public Suite {
         "Last\", \"quantity\": 12, \"item\": \"green lamp\", \"price\": 34}";
     turn.answer = fmt::format("{}", fmt::join(turn.references, "\n"));
     Sample sample{.id = fmt::format("{}", request.index), .document = "", .turns = {turn}};
-    sample.document =
-        haystack_->hide(facts, document_tokens(request, sample.turns), request.count, random);
+    sample.document = document_with(*haystack_, "", facts, request, sample.turns, random);
     return sample;
   }
 

@@ -56,8 +56,7 @@ class Ledger : public Suite {
       turn.answer = fmt::format("{}", fmt::join(turn.references, "\n"));
       sample.turns.push_back(std::move(turn));
     }
-    sample.document =
-        haystack_->hide(facts, document_tokens(request, sample.turns), request.count, random);
+    sample.document = document_with(*haystack_, "", facts, request, sample.turns, random);
     return sample;
   }
 

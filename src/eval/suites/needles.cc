@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "eval/names.hpp"
-#include "eval/scoring.hpp"
 #include "eval/suites/suites.hpp"
 
 namespace freekv::eval {
@@ -28,7 +27,7 @@ std::string joined(const std::vector<std::string>& items) {
   return text;
 }
 
-class Needles : public Suite {
+class Needles : public RulerSuite {
  public:
   Needles(NeedleTask task, const SuiteOptions& options)
       : task_(std::move(task)), haystack_(options.haystack), questions_(options.questions) {}
@@ -86,14 +85,8 @@ class Needles : public Suite {
         "{} special magic {} {} hidden within the following text. Make sure to memorize it. I will "
         "quiz you about the {} afterwards.\n",
         plural ? "Some" : "A", what, plural ? "are" : "is", what);
-    const int64_t room = document_tokens(request, sample.turns) - request.count(opening);
-    sample.document = opening + haystack_->hide(facts, room, request.count, random);
+    sample.document = document_with(*haystack_, opening, facts, request, sample.turns, random);
     return sample;
-  }
-
-  Score score(const Turn& turn, std::string_view answer) const override {
-    const double found = string_match(answer, turn.references);
-    return {found, found == 1};
   }
 
  private:

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "eval/scoring.hpp"
 #include "eval/suite.hpp"
 
 namespace freekv::eval {
@@ -15,6 +16,15 @@ Suites longbench_v2(const std::string& file);
 Suites longgenbench(const std::string& file);
 Suites math(const std::string& file);
 Suites aime(const std::string& file);
+
+/// RULER's score: the share of the references that the answer names.
+class RulerSuite : public Suite {
+ public:
+  Score score(const Turn& turn, std::string_view answer) const override {
+    const double found = string_match(answer, turn.references);
+    return {found, found == 1};
+  }
+};
 
 // RULER's groups of tasks.
 void add_needles(const SuiteOptions& options, Suites& suites);

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "eval/names.hpp"
-#include "eval/scoring.hpp"
 #include "eval/suites/suites.hpp"
 
 namespace freekv::eval {
@@ -10,7 +9,7 @@ namespace {
 
 constexpr int kHops = 4;
 
-class VariableTracking : public Suite {
+class VariableTracking : public RulerSuite {
  public:
   VariableTracking(std::string name, int chains, const SuiteOptions& options)
       : name_(std::move(name)),
@@ -62,14 +61,8 @@ class VariableTracking : public Suite {
 
     const std::string opening =
         "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n";
-    const int64_t room = document_tokens(request, sample.turns) - request.count(opening);
-    sample.document = opening + haystack_->hide(facts, room, request.count, random);
+    sample.document = document_with(*haystack_, opening, facts, request, sample.turns, random);
     return sample;
-  }
-
-  Score score(const Turn& turn, std::string_view answer) const override {
-    const double found = string_match(answer, turn.references);
-    return {found, found == 1};
   }
 
  private:

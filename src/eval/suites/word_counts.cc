@@ -7,13 +7,12 @@
 
 #include "core/check.hpp"
 #include "eval/names.hpp"
-#include "eval/scoring.hpp"
 #include "eval/suites/suites.hpp"
 
 namespace freekv::eval {
 namespace {
 
-class WordCounts : public Suite {
+class WordCounts : public RulerSuite {
  public:
   std::string settings() const override { return ""; }
 
@@ -30,11 +29,6 @@ class WordCounts : public Suite {
                    size, name(), least_words());
     sample.document = document(draw(request, size).words);
     return sample;
-  }
-
-  Score score(const Turn& turn, std::string_view answer) const override {
-    const double found = string_match(answer, turn.references);
-    return {found, found == 1};
   }
 
  protected:
