@@ -85,6 +85,14 @@ INSTANTIATE_TEST_SUITE_P(All, MadeSuites,
                            return name;
                          });
 
+TEST(Suites, AreTheSameOnEveryMachine) {
+  // Any change of these numbers makes committed results those of other samples.
+  EXPECT_EQ(hash(make(*only("ruler/niah-multi-key-uuids"), 7, 3, 4096).document),
+            9856498518027105285u);
+  EXPECT_EQ(hash(make(*only("ruler/common-words"), 7, 3, 4096).document), 12653042359899249405u);
+  EXPECT_EQ(hash(make(*only("ledger"), 7, 3, 4096).document), 17039764717270952466u);
+}
+
 TEST(Suites, RulerIsAllItsTasks) { EXPECT_EQ(make_suites("ruler", test_options()).size(), 10u); }
 
 TEST(Suites, NeedlesHaveTheTrainedWording) {
