@@ -107,7 +107,8 @@ double kl_divergence(std::span<const float> p, std::span<const float> q) {
   double sum = 0;
   for (size_t i = 0; i < p.size(); ++i) {
     const double log_p = p[i] - p_norm;
-    sum += std::exp(log_p) * (log_p - (q[i] - q_norm));
+    // A token that cannot come (its logit may be -infinity) adds nothing.
+    if (const double share = std::exp(log_p); share > 0) sum += share * (log_p - (q[i] - q_norm));
   }
   // Rounding leaves a trace on either side of 0 where the rows are equal.
   return std::max(0.0, sum);

@@ -63,8 +63,8 @@ class Needles : public RulerSuite {
     const std::string what = plural ? task_.style : one;
     Sample sample;
     sample.id = fmt::format("{}", request.index);
-    const int questions = std::min<int>(static_cast<int>(questions_), task_.keys / task_.queried);
-    for (int q = 0; q < questions; ++q) {
+    const int64_t questions = std::min<int64_t>(questions_, task_.keys / task_.queried);
+    for (int64_t q = 0; q < questions; ++q) {
       std::vector<std::string> asked;
       Turn turn;
       for (int i = 0; i < task_.queried; ++i) {
