@@ -51,6 +51,7 @@ Cell make_cell(const std::vector<const ResultRow*>& rows) {
   cell.agreement = ratio(number(agreement.agreed), number(agreement.compared));
   cell.hit_rate = ratio(number(stats.hits), number(stats.pages_selected));
   cell.correction_rate = ratio(number(stats.drifted()), number(stats.corrections_tested));
+  if (stats.lost_mass_count > 0) cell.lost_mass = stats.lost_mass();
   if (stats.corrections_tested > 0) {
     // Every layer that retrieves makes as many tests as any other.
     const int64_t dense = cell.identity.dense_layers;

@@ -20,6 +20,7 @@ struct Cell {
   std::optional<double> hit_rate;         // of selected pages
   std::optional<double> correction_rate;  // of drift tests
   std::vector<double> correction_by_layer;  // one for each layer; empty without drift tests
+  std::optional<double> lost_mass;          // share of attention, as the policy estimates it
   std::optional<double> pages_before;       // recalled per KV head and step, attention waiting
   std::optional<double> pages_after;        // recalled for the next step
   std::optional<double> bytes_before;       // the same as bytes

@@ -79,18 +79,19 @@ ReportTable score_table(std::span<const Cell> group) {
   const ResultRow& first = group.front().identity;
   ReportTable table{group_title(first),
                     {"method", "n", "score [95 %]", "exact [95 %]", "KL", "top-1", "hits",
-                     "corrected", "before", "after", "KiB before", "KiB after", "ms/token",
-                     "tokens", "fast MiB", "slow MiB", "sketch MiB"},
+                     "corrected", "lost mass", "before", "after", "KiB before", "KiB after",
+                     "ms/token", "tokens", "fast MiB", "slow MiB", "sketch MiB"},
                     {}};
   for (const Cell& cell : group) {
     table.rows.push_back(
         {method_label(cell.identity), fmt::format("{}", cell.samples), with_interval(cell.score),
          with_interval(cell.exact), cell.kl ? fmt::format("{:.2e}", *cell.kl) : "-",
          percent(cell.agreement), percent(cell.hit_rate), percent(cell.correction_rate),
-         fixed(cell.pages_before, 3), fixed(cell.pages_after, 3), kibibytes(cell.bytes_before),
-         kibibytes(cell.bytes_after), fmt::format("{:.2f}", cell.decode_ms),
-         fmt::format("{:.1f}", cell.generated_tokens), mebibytes(cell.memory.fast_kv_bytes),
-         mebibytes(cell.memory.slow_kv_bytes), mebibytes(cell.memory.sketch_bytes)});
+         fixed(cell.lost_mass, 4), fixed(cell.pages_before, 3), fixed(cell.pages_after, 3),
+         kibibytes(cell.bytes_before), kibibytes(cell.bytes_after),
+         fmt::format("{:.2f}", cell.decode_ms), fmt::format("{:.1f}", cell.generated_tokens),
+         mebibytes(cell.memory.fast_kv_bytes), mebibytes(cell.memory.slow_kv_bytes),
+         mebibytes(cell.memory.sketch_bytes)});
   }
   return table;
 }
@@ -201,7 +202,9 @@ std::string report_legend() {
          "resamples, fixed seed. KL: mean KL(full || method) in nats per decode step along the "
          "answer of full, whose first token (exact for all) does not count; top-1: share of these "
          "steps with the same likeliest token. hits: share of selected pages already in fast "
-         "memory; corrected: share of heads that failed their drift test; before, after: pages "
+         "memory; corrected: share of heads that failed their drift test; lost mass: the mean "
+         "share of attention that a head missed in a step, as the policy estimates it; before, "
+         "after: pages "
          "recalled per KV head and selection while attention waits and for the next step, then the "
          "same in KiB. tokens: generated per sample. fast, slow, sketch: memory of one sequence.";
 }

@@ -58,6 +58,8 @@ void for_each_outcome(Row& row, Visit&& visit) {
   visit("selections", stats.selections);
   visit("corrections_tested", stats.corrections_tested);
   visit("drifted_by_layer", stats.drifted_by_layer);
+  visit("lost_mass_sum", stats.lost_mass_sum);
+  visit("lost_mass_count", stats.lost_mass_count);
   visit("wait_ns", stats.wait_ns);
   visit("layers", row.layers);
   visit("dense_layers", row.dense_layers);

@@ -45,6 +45,8 @@ ResultRow sample_row(int64_t sample = 0, const std::string& policy = "freekv",
   row.cost.stats.selections = 20;
   row.cost.stats.corrections_tested = 16;
   row.cost.stats.drifted_by_layer = {0, 2, 8};
+  row.cost.stats.lost_mass_sum = 2;
+  row.cost.stats.lost_mass_count = 8;
   row.layers = 3;
   row.dense_layers = 1;
   return row;
@@ -211,6 +213,7 @@ TEST(Cells, BringSamplesTogether) {
   EXPECT_DOUBLE_EQ(*cell.bytes_before, 512);
   EXPECT_DOUBLE_EQ(*cell.bytes_after, 1024);
   EXPECT_DOUBLE_EQ(cell.decode_ms, 2);
+  EXPECT_DOUBLE_EQ(*cell.lost_mass, 0.25);
   EXPECT_EQ(cells[1].identity.budget, 1024);
   EXPECT_EQ(method_label(cells[2].identity), "full");
   EXPECT_EQ(method_label(cells[0].identity), "freekv B=512 p=32");
