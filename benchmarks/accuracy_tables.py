@@ -17,8 +17,8 @@ import sys
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ALL_POLICIES = ("full", "streaming", "razor", "raas", "snapkv", "h2o", "quest", "arkvale", "shadowkv",
-                "infinigen", "oracle", "freekv", "freekv:sketch=key2",
+ALL_POLICIES = ("full", "streaming", "razor", "raas", "snapkv", "h2o", "quest", "arkvale",
+                "shadowkv", "infinigen", "oracle", "freekv", "freekv:sketch=key2",
                 "freekv:tau=2,sketch=key2", "freekv-coverage")
 TASKS = ("ruler/niah-single,ruler/niah-multi-key,ruler/niah-multi-value,ruler/variable-tracking,"
          "chain,ledger")
@@ -112,14 +112,16 @@ def document(text: str, args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--run", nargs="*", metavar="NAME")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--haystack", type=pathlib.Path, help="text for the documents")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models/freekv-demo.gguf")
     parser.add_argument("--freekv", type=pathlib.Path, default=ROOT / "build/release/bin/freekv")
-    parser.add_argument("--results", type=pathlib.Path, default=ROOT / "benchmarks/results/accuracy")
+    parser.add_argument("--results", type=pathlib.Path,
+                        default=ROOT / "benchmarks/results/accuracy")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/accuracy.md")
     args = parser.parse_args()
     if args.list:
