@@ -13,5 +13,7 @@ void add_profile_heads(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_report(CLI::App& app);
 
 }  // namespace freekv::app

@@ -18,6 +18,8 @@ int main(int argc, char** argv) {
   add_run(app);
   add_demo(app);
   add_bench(app);
+  add_eval(app);
+  add_report(app);
   add_info(app);
   add_tokenize(app);
   add_profile_heads(app);

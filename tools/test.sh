@@ -44,6 +44,7 @@ step "release build" build_preset release
 step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
 step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
+step "evaluation from the command line" .venv/bin/python tests/cli/test_eval.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "parity with transformers" .venv/bin/python tests/parity/test_architectures.py
 step "converted tokenizers" .venv/bin/python tests/parity/test_convert.py
