@@ -280,15 +280,16 @@ class FolderReader {
 }  // namespace
 
 void with_folder_spec(const std::string& folder, FunctionRef<void(const TokenizerSpec&)> use) {
-  const FolderReader reader(folder);
-  use(reader.spec());
+  const std::string path = (std::filesystem::path(folder) / "tokenizer.json").string();
+  const MappedFile file = MappedFile::open(path).value();
+  use(FolderReader(text_of(file), path, folder).spec());
 }
 
 Result<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
   try {
-    const std::string path = (std::filesystem::path(folder) / "tokenizer.json").string();
-    const MappedFile file = MappedFile::open(path).value();
-    return create(FolderReader(text_of(file), path, folder).spec());
+    std::optional<Result<Tokenizer>> made;
+    with_folder_spec(folder, [&](const TokenizerSpec& spec) { made.emplace(create(spec)); });
+    return std::move(*made);
   } catch (const Error& error) {
     return error;
   }
