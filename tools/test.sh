@@ -44,6 +44,7 @@ step "release build" build_preset release
 step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
+step "chat templates" .venv/bin/python tests/parity/test_templates.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then
   # Compiled for one architecture; what needs a GPU to run is run by tools/cuda_check.sh.
