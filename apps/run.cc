@@ -48,8 +48,10 @@ void run(const RunOptions& options) {
   }
   const std::string text = prompt_text(options);
   Engine engine(options.engine.finish());
-  const std::vector<int32_t> prompt =
-      options.chat ? engine.encode(engine.chat_prompt(text), true) : engine.encode(text, false);
+  const ChatMessage message{"user", text};
+  const std::vector<int32_t> prompt = options.chat
+                                          ? engine.encode(engine.chat_prompt({&message, 1}), true)
+                                          : engine.encode(text, false);
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > engine.options().context) {
     throw Error(ErrorCode::kInvalidArgument,

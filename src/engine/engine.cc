@@ -6,6 +6,7 @@
 #include "core/check.hpp"
 #include "engine/decode_step.hpp"
 #include "engine/prefill.hpp"
+#include "tokenizer/chat_template.hpp"
 #include "tokenizer/stream_decoder.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -57,7 +58,7 @@ struct Sequence::Impl {
   SequenceCache cache;
   std::unique_ptr<PolicyState> state;
   std::vector<float> logits;
-  std::vector<int32_t> prompt;  // whose KV the cache begins with
+  std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
   bool started = false;
 };
 
@@ -157,18 +158,15 @@ std::string Engine::decode(std::span<const int32_t> tokens) const {
 
 bool Engine::is_end(int32_t token) const { return impl_->tokenizer.is_end_of_generation(token); }
 
-std::string Engine::chat_prompt(std::string_view user) const {
-  const auto& chat_template = impl_->tokenizer.chat_template();
-  if (!chat_template) {
-    fail(ErrorCode::kUnsupported, "{}: the model has no chat template; run it without --chat",
-         impl_->options.model);
+std::string Engine::chat_prompt(std::span<const ChatMessage> messages,
+                                bool add_generation_prompt) const {
+  const auto& source = impl_->tokenizer.chat_template();
+  if (!source) {
+    throw Error(ErrorCode::kUnsupported, "the model has no chat template", impl_->options.model);
   }
-  if (chat_template->find("<|im_start|>") == std::string::npos) {
-    fail(ErrorCode::kUnsupported,
-         "{}: tokenizer.chat_template is not ChatML (no <|im_start|>), the one format supported",
-         impl_->options.model);
-  }
-  return fmt::format("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", user);
+  return ChatTemplate::parse(*source, impl_->options.model + ": tokenizer.chat_template")
+      .value()
+      .render(messages, add_generation_prompt, impl_->tokenizer);
 }
 
 std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
@@ -184,6 +182,10 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
 
 namespace {
 
+int64_t common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
+  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+}
+
 /// How much of `like` the prompt can take over: nothing unless the KV has the same form and its
 /// policy kept all of it.
 PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
@@ -193,9 +195,7 @@ PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t>
       a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
     return {};
   }
-  const auto differs =
-      std::mismatch(prompt.begin(), prompt.end(), like_prompt.begin(), like_prompt.end());
-  return {&like, differs.first - prompt.begin()};
+  return {&like, common_tokens(prompt, like_prompt)};
 }
 
 }  // namespace
@@ -212,15 +212,32 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
                    "token {} is outside the {} of the model", token, impl_->info.vocab);
   }
   s.started = false;
-  s.cache.reset();
-  s.state = impl_->policy->make_state(s.cache.config());
   PrefillPrefix prefix;
-  if (like && like != &sequence && like->impl_->started) {
+  int64_t kept = 0;
+  if (like == &sequence && s.cache.keeps_all()) {
+    // The last token is computed in any case, for its logits.
+    kept = common_tokens(prompt.first(prompt.size() - 1), s.prompt);
+  } else if (like && like != &sequence && like->impl_->started) {
     prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt);
   }
-  const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state}, prompt,
-                                      impl_->options.chunk, prefix, proceed);
-  std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  s.prompt.clear();
+  if (kept > 0) {
+    s.cache.truncate(impl_->ctx, kept);
+  } else {
+    s.cache.reset();
+  }
+  s.state = impl_->policy->make_state(s.cache.config());
+  try {
+    const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state}, prompt,
+                                        impl_->options.chunk, prefix, proceed);
+    std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  } catch (const Error& error) {
+    // Between two chunks the cache is whole, and a later call may go on from there.
+    if (error.code() == ErrorCode::kCancelled) {
+      s.prompt.assign(prompt.begin(), prompt.begin() + s.cache.tokens());
+    }
+    throw;
+  }
   s.prompt.assign(prompt.begin(), prompt.end());
   s.started = true;
 }
@@ -243,7 +260,17 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
     impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state});
   }
   if (impl_->batch.empty()) return;
-  const auto logits = decode_step(impl_->step(), impl_->batch, tokens);
+  View<const float, 2> logits;
+  try {
+    logits = decode_step(impl_->step(), impl_->batch, tokens);
+  } catch (...) {
+    // Nothing that these sequences hold is certain any more.
+    for (Sequence* sequence : sequences) {
+      sequence->impl_->started = false;
+      sequence->impl_->prompt.clear();
+    }
+    throw;
+  }
   for (size_t i = 0; i < sequences.size(); ++i) {
     auto& out = sequences[i]->impl_->logits;
     std::copy_n(logits[static_cast<int64_t>(i)].data(), out.size(), out.data());

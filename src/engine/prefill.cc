@@ -74,7 +74,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
   int64_t last = 0;  // row of the prompt's last token in its chunk
-  for (size_t done = 0; done < prompt.size();) {
+  for (auto done = static_cast<size_t>(sequence.cache.tokens()); done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
     if (done + n <= static_cast<size_t>(prefix.tokens) && done + n < prompt.size()) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));

@@ -16,8 +16,9 @@ struct PrefillPrefix {
   int64_t tokens = 0;
 };
 
-/// Feeds the prompt in chunks of at most `chunk` tokens to a sequence without tokens, and returns
-/// logits [1, V] after its last token, valid until the next step. `proceed(done)` is called after
+/// Feeds the prompt in chunks of at most `chunk` tokens to a sequence that holds nothing, or the
+/// beginning of this prompt as an earlier prefill made it, and returns logits [1, V] after the last
+/// token, valid until the next step. `proceed(done)` is called after
 /// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks that
 /// lie wholly in the prefix are copied, all but the prompt's last.
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,

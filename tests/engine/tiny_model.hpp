@@ -17,6 +17,9 @@ struct TinyModelShape {
   int head_dim = 16;
   int ffn = 64;
   int context = 2048;
+  std::string chat_template =  // ChatML
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+      "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 };
 
 /// All records of the model: a byte-level vocabulary of 256 bytes and two control tokens, ChatML,

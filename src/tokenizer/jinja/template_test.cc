@@ -17,7 +17,7 @@ Error error_of(const std::string& source, size_t limit = size_t{1} << 20) {
   if (!parsed.ok()) return parsed.error();
   Dict variables;
   variables.items.emplace_back("name", "Ada");
-  const auto text = parsed.value().render(variables, limit);
+  auto text = parsed.value().render(variables, limit);
   if (!text.ok()) return text.error();
   ADD_FAILURE() << "rendered: " << text.value().substr(0, 80);
   return Error(ErrorCode::kInternal, "");
