@@ -82,8 +82,8 @@ Conversation load_conversation(const std::string& path) {
   }
   for (const Json& message : *messages) {
     const std::string what = fmt::format("message {}", conversation.messages.size() + 1);
-    conversation.messages.push_back({text_field(message, "role", what, path),
-                                     text_field(message, "content", what, path)});
+    conversation.messages.push_back(
+        {text_field(message, "role", what, path), text_field(message, "content", what, path)});
   }
   return conversation;
 }

@@ -26,9 +26,7 @@ void use_utf8_characters() {
   if (std::strcmp(nl_langinfo(CODESET), "UTF-8") != 0) std::setlocale(LC_CTYPE, "C.UTF-8");
 }
 
-void write_terminal(std::string_view text) {
-  std::cout << text << std::flush;
-}
+void write_terminal(std::string_view text) { std::cout << text << std::flush; }
 
 }  // namespace
 
@@ -49,7 +47,7 @@ struct LineReader::Impl {
   static char* prompt_text(EditLine* editor) { return of(editor).prompt.data(); }
 
   // The editor's next character: 1, or 0 at the end of input, or -1.
-  static int next(EditLine* editor, wchar_t* out) { return of(editor).next(out); }
+  static int next_of(EditLine* editor, wchar_t* out) { return of(editor).next(out); }
 
   int next(wchar_t* out) {
     while (true) {
@@ -114,7 +112,7 @@ struct LineReader::Impl {
       ::history(history, &event, H_ENTER, text.c_str());
     }
     for (size_t at = 0; (at = text.find(kPastedLineEndBytes, at)) != std::string::npos; ++at) {
-      text.replace(at, std::strlen(kPastedLineEndBytes), "\n");
+      text.replace(at, std::strlen(kPastedLineEndBytes), 1, '\n');
     }
     return text;
   }
@@ -129,7 +127,7 @@ LineReader::LineReader() : impl_(std::make_unique<Impl>()) {
   el_set(editor, EL_CLIENTDATA, impl_.get());
   el_set(editor, EL_PROMPT, &Impl::prompt_text);
   el_set(editor, EL_EDITOR, "emacs");
-  el_wset(editor, EL_GETCFN, &Impl::next);
+  el_wset(editor, EL_GETCFN, &Impl::next_of);
   // Ctrl-C arrives as a character while a line is edited, and as a signal at all other times.
   el_set(editor, EL_SETTY, "-d", "intr=", nullptr);
   impl_->history = history_init();

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 purpose="${1:-build}"
 
 packages=(g++ cmake ninja-build pkg-config libhwy-dev libfmt-dev libcli11-dev
-          nlohmann-json3-dev libpcre2-dev)
+          nlohmann-json3-dev libpcre2-dev libedit-dev)
 case "$purpose" in
   build) ;;
   test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang

@@ -30,6 +30,8 @@ class Sequence {
   int64_t tokens() const;
   /// Most tokens it can hold.
   int64_t context() const;
+  /// First tokens of the last prompt that prefill took over from `like` and did not compute.
+  int64_t kept_tokens() const;
   /// Logits [vocab] after its last token; empty before prefill.
   std::span<const float> logits() const;
   /// Counters since the last prefill began.

@@ -59,6 +59,7 @@ struct Sequence::Impl {
   std::unique_ptr<PolicyState> state;
   std::vector<float> logits;
   std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
+  int64_t kept = 0;
   bool started = false;
 };
 
@@ -67,6 +68,7 @@ Sequence::~Sequence() = default;
 int64_t Sequence::tokens() const { return impl_->cache.tokens(); }
 int64_t Sequence::context() const { return impl_->cache.config().max_context; }
 const RetrievalStats& Sequence::stats() const { return impl_->cache.stats(); }
+int64_t Sequence::kept_tokens() const { return impl_->kept; }
 MemoryStats Sequence::memory() const { return impl_->cache.memory(); }
 std::span<const float> Sequence::logits() const {
   return impl_->started ? std::span<const float>(impl_->logits) : std::span<const float>();
@@ -186,16 +188,18 @@ int64_t common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
 
-/// How much of `like` the prompt can take over: nothing unless the KV has the same form and its
-/// policy kept all of it.
+/// How much of `like` the prompt can take over, in whole chunks: nothing unless the KV has the same
+/// form and its policy kept all of it.
 PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
-                            const SequenceCache& like, std::span<const int32_t> like_prompt) {
+                            const SequenceCache& like, std::span<const int32_t> like_prompt,
+                            int64_t chunk) {
   const CacheConfig &a = cache.config(), &b = like.config();
   if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
       a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
     return {};
   }
-  return {&like, common_tokens(prompt, like_prompt)};
+  const int64_t common = common_tokens(prompt.first(prompt.size() - 1), like_prompt);
+  return {&like, common - common % chunk};
 }
 
 }  // namespace
@@ -218,8 +222,10 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
     // The last token is computed in any case, for its logits.
     kept = common_tokens(prompt.first(prompt.size() - 1), s.prompt);
   } else if (like && like != &sequence && like->impl_->started) {
-    prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt);
+    prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt,
+                           impl_->options.chunk);
   }
+  s.kept = kept + prefix.tokens;
   s.prompt.clear();
   if (kept > 0) {
     s.cache.truncate(impl_->ctx, kept);

@@ -76,7 +76,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   int64_t last = 0;  // row of the prompt's last token in its chunk
   for (auto done = static_cast<size_t>(sequence.cache.tokens()); done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
-    if (done + n <= static_cast<size_t>(prefix.tokens) && done + n < prompt.size()) {
+    if (done + n <= static_cast<size_t>(prefix.tokens)) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
       prefill_chunk(step, sequence.cache, prompt.subspan(done, n));

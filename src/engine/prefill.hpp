@@ -9,8 +9,8 @@
 
 namespace freekv {
 
-/// KV that another sequence of the same model has already: its first `tokens` tokens are those of
-/// the prompt.
+/// KV that another sequence of the same model has already: its first `tokens` tokens, whole chunks,
+/// are those of the prompt and not all of it.
 struct PrefillPrefix {
   const SequenceCache* cache = nullptr;
   int64_t tokens = 0;
@@ -19,8 +19,8 @@ struct PrefillPrefix {
 /// Feeds the prompt in chunks of at most `chunk` tokens to a sequence that holds nothing, or the
 /// beginning of this prompt as an earlier prefill made it, and returns logits [1, V] after the last
 /// token, valid until the next step. `proceed(done)` is called after
-/// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks that
-/// lie wholly in the prefix are copied, all but the prompt's last.
+/// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks of the
+/// prefix are copied.
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              std::span<const int32_t> prompt, int64_t chunk,
                              const PrefillPrefix& prefix,
