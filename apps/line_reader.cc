@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <clocale>
+#include <csignal>
 #include <cstring>
 #include <cwchar>
 #include <iostream>
@@ -14,7 +15,7 @@ namespace freekv::app {
 namespace {
 
 constexpr int kHistoryLines = 1000;
-constexpr wchar_t kCtrlC = 0x03;
+constexpr wchar_t kCtrlC = 0x03, kCtrlZ = 0x1a;
 // Stands for the line ends inside pasted text while it is edited.
 constexpr wchar_t kPastedLineEnd = L'\u23ce';
 constexpr char kPastedLineEndBytes[] = "\xe2\x8f\x8e";
@@ -64,8 +65,19 @@ struct LineReader::Impl {
         abandoned = true;
         *out = L'\n';
       }
+      if (!pasting && *out == kCtrlZ) {
+        suspend();
+        continue;
+      }
       return 1;
     }
+  }
+
+  void suspend() {
+    el_set(editor, EL_PREP_TERM, 0);
+    std::raise(SIGTSTP);
+    el_set(editor, EL_PREP_TERM, 1);
+    el_set(editor, EL_REFRESH);
   }
 
   int fill() {
@@ -128,8 +140,8 @@ LineReader::LineReader() : impl_(std::make_unique<Impl>()) {
   el_set(editor, EL_PROMPT, &Impl::prompt_text);
   el_set(editor, EL_EDITOR, "emacs");
   el_wset(editor, EL_GETCFN, &Impl::next_of);
-  // Ctrl-C arrives as a character while a line is edited, and as a signal at all other times.
-  el_set(editor, EL_SETTY, "-d", "intr=", nullptr);
+  // Ctrl-C and Ctrl-Z arrive as characters while a line is edited, else as signals.
+  el_set(editor, EL_SETTY, "-d", "-isig", nullptr);
   impl_->history = history_init();
   HistEvent event;
   ::history(impl_->history, &event, H_SETSIZE, kHistoryLines);
