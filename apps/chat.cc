@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <new>
 #include <optional>
@@ -65,6 +66,8 @@ class Chat {
 
   void run() {
     if (reader_.interactive()) {
+      // One that comes just after an answer has ended must not end the session.
+      std::signal(SIGINT, SIG_IGN);
       say("{}, policy {}, context {} tokens. /help lists commands.\n", engine_->model().name,
           engine_->options().policy, format_count(sequence_->context()));
     }

@@ -109,6 +109,9 @@ struct LineReader::Impl {
   std::optional<std::string> edit() {
     abandoned = false;
     write_terminal("\x1b[?2004h");  // pasted text comes marked
+    // Before the prompt is drawn: what is typed in answer to it must not be echoed, nor a Ctrl-C
+    // become a signal. The editor itself would change the mode only when it reads.
+    el_set(editor, EL_PREP_TERM, 1);
     int count = 0;
     const char* const line = el_gets(editor, &count);
     write_terminal("\x1b[?2004l");
