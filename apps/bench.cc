@@ -148,6 +148,7 @@ nlohmann::ordered_json row_json(const Row& row, const Engine& engine, const Benc
           {"bytes_recalled", row.stats.bytes_recalled},
           {"drifted", row.stats.drifted()},
           {"drifted_by_layer", row.stats.drifted_by_layer},
+          {"lost_mass", row.stats.lost_mass()},
           {"wait_ms", static_cast<double>(row.stats.wait_ns) * 1e-6},
           {"budget", engine.options().budget},
           {"sink", engine.options().sink},
@@ -188,7 +189,7 @@ void bench(const BenchOptions& options) {
   const auto engine_for = [&](const std::string& policy) {
     EngineOptions result = base;
     result.policy = policy;
-    return std::make_unique<Engine>(result);
+    return std::make_unique<Engine>(result, progress_bar());
   };
   const auto dense = engine_for("full");
   std::vector<std::unique_ptr<Engine>> engines;
@@ -233,7 +234,7 @@ void add_bench(CLI::App& app) {
   options->engine.options.model = "models/freekv-demo.gguf";
   options->engine.add_to(*command, false);
   command->remove_option(command->get_option("--policy"));
-  command->add_option("-m,--model", options->engine.options.model, "GGUF model file")
+  command->add_option("-m,--model", options->engine.options.model, "GGUF file or checkpoint folder")
       ->capture_default_str();
   command
       ->add_option("--policies", options->policies,

@@ -55,12 +55,10 @@ class Chat {
  public:
   explicit Chat(const ChatOptions& options)
       : options_(options),
-        engine_(std::make_unique<Engine>(options.engine.finish())),
+        engine_(std::make_unique<Engine>(options.engine.finish(), progress_bar())),
         sequence_(engine_->new_sequence()) {
     clear();
-    // A model without a usable template says so now, not after the first question.
-    const ChatMessage probe{"user", "hello"};
-    engine_->chat_prompt({&probe, 1});
+    check_template();
     if (!options.file.empty()) document_ = without_last_newlines(read_file(options.file));
   }
 
@@ -82,6 +80,17 @@ class Chat {
   }
 
  private:
+  /// A model without a usable template says so now, not after the first question.
+  void check_template() const {
+    const ChatMessage probe{"user", "hello"};
+    try {
+      engine_->chat_prompt({&probe, 1});
+    } catch (const Error& error) {
+      // The template may want more than this of a conversation.
+      if (error.code() != ErrorCode::kInvalidArgument) throw;
+    }
+  }
+
   /// One line of what went wrong; the session goes on.
   template <typename Action>
   void attempt(const Action& action) {
@@ -268,7 +277,7 @@ class Chat {
   void change_policy(const std::string& policy) {
     EngineOptions options = engine_->options();
     options.policy = policy;
-    auto engine = std::make_unique<Engine>(options);
+    auto engine = std::make_unique<Engine>(options, progress_bar());
     auto sequence = engine->new_sequence();
     if (messages_.size() > (options_.system.empty() ? 0u : 1u)) {
       prefill(*engine, *sequence, encode(false), sequence_.get());

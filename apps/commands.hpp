@@ -10,6 +10,7 @@ void add_run(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_info(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_convert(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_bench(CLI::App& app);
 

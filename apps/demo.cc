@@ -61,7 +61,7 @@ struct Contestant {
   int right = 0;
 
   Contestant(std::string name, const EngineOptions& options)
-      : label(std::move(name)), engine(options) {}
+      : label(std::move(name)), engine(options, progress_bar()) {}
 };
 
 EngineOptions with_policy(EngineOptions options, const std::string& policy) {
@@ -188,7 +188,7 @@ void add_demo(CLI::App& app) {
   options->engine.options.policy = "freekv";
   options->engine.options.budget = 1024;
   options->engine.add_to(*command, false);
-  command->add_option("-m,--model", options->engine.options.model, "GGUF model file")
+  command->add_option("-m,--model", options->engine.options.model, "GGUF file or checkpoint folder")
       ->capture_default_str();
   command->add_option("--document", options->document, "text file")->capture_default_str();
   command->add_option("--questions", options->questions, "JSON list of question and answer")

@@ -11,7 +11,9 @@
 namespace freekv::app {
 
 void EngineFlags::add_to(CLI::App& app, bool with_model) {
-  if (with_model) app.add_option("-m,--model", options.model, "GGUF model file")->required();
+  if (with_model) {
+    app.add_option("-m,--model", options.model, "GGUF file or checkpoint folder")->required();
+  }
   app.add_option("--policy", options.policy,
                  "retrieval policy, NAME or NAME:key=value,... (full, streaming, quest, freekv)")
       ->capture_default_str();

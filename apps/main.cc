@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   add_bench(app);
   add_info(app);
   add_tokenize(app);
+  add_convert(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

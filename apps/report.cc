@@ -73,6 +73,7 @@ nlohmann::ordered_json generation_json(const Engine& engine, const Sequence& seq
           {"corrections_tested", stats.corrections_tested},
           {"drifted", stats.drifted()},
           {"drifted_by_layer", stats.drifted_by_layer},
+          {"lost_mass", stats.lost_mass()},
           {"wait_ms", static_cast<double>(stats.wait_ns) * 1e-6}};
 }
 
@@ -101,6 +102,10 @@ std::string generation_text(const Sequence& sequence, const GenerateRequest& req
   if (stats.corrections_tested > 0) {
     text += fmt::format("drifted  {:.1f} % of heads; attention waited {:.1f} ms for recall\n",
                         100 * drift_rate(stats), static_cast<double>(stats.wait_ns) * 1e-6);
+  }
+  if (stats.lost_mass_count > 0) {
+    text += fmt::format("lost     {:.2f} % of the attention mass, as the sketches estimate it\n",
+                        100 * stats.lost_mass());
   }
   return text;
 }

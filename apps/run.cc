@@ -47,7 +47,7 @@ void run(const RunOptions& options) {
                 fmt::format("-n is {}, must be 0 or more", options.max_tokens));
   }
   const std::string text = prompt_text(options);
-  Engine engine(options.engine.finish());
+  Engine engine(options.engine.finish(), progress_bar());
   const ChatMessage message{"user", text};
   const std::vector<int32_t> prompt = options.chat
                                           ? engine.encode(engine.chat_prompt({&message, 1}), true)

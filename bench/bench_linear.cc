@@ -30,20 +30,24 @@ class Layer {
         rows_(rows),
         shape_(shape) {
     BackendLimits limits;
+    limits.max_rows = rows;
     limits.max_cols = shape.k;
     limits.max_weight_rows = shape.n;
+    decode_.reserve(ctx_, limits);
     prefill_.reserve(ctx_, limits);
     reference_.reserve(ctx_, limits);
   }
-  void decode() { cpu::linear(ctx_, x(rows_), weight_.view(), false, out(rows_)); }
+  void decode(Activations activations) {
+    cpu::linear(ctx_, decode_, activations, x(rows_), weight_.view(), false, out(rows_));
+  }
   void prefill() {
     cpu::linear_prefill(ctx_, prefill_, x(rows_), weight_.view(), false, out(rows_));
   }
   /// The first rows of the output are compared: the reference would take minutes for all.
-  bool agrees_with_reference(benchmark::State& state) {
+  bool agrees_with_reference(benchmark::State& state, Activations activations) {
     const int64_t some = std::min<int64_t>(rows_, 7);
     const std::vector<float> actual(out_.begin(), out_.begin() + some * shape_.n);
-    reference::linear(ctx_, reference_, x(some), weight_.view(), false, out(some));
+    reference::linear(ctx_, reference_, activations, x(some), weight_.view(), false, out(some));
     return agrees(state, actual, std::span(out_).first(actual.size()), 2e-5);
   }
   double bytes() const { return static_cast<double>(weight_.bytes()); }
@@ -64,6 +68,7 @@ class Layer {
   std::vector<float> out_;
   int64_t rows_;
   Shape shape_;
+  cpu::LinearScratch decode_;
   cpu::LinearPrefillScratch prefill_;
   reference::LinearScratch reference_;
 };
@@ -76,12 +81,13 @@ double bandwidth(ExecutionContext& ctx) {
   return entry->second;
 }
 
-void decode(benchmark::State& state, DType dtype, Shape shape, int64_t rows, int threads) {
+void decode(benchmark::State& state, DType dtype, Shape shape, int64_t rows, int threads,
+            Activations activations) {
   Layer layer(dtype, shape, rows, threads);
-  layer.decode();
-  if (!layer.agrees_with_reference(state)) return;
+  layer.decode(activations);
+  if (!layer.agrees_with_reference(state, activations)) return;
   const double limit = bandwidth(layer.context());
-  const double seconds = best_iteration(state, [&] { layer.decode(); });
+  const double seconds = best_iteration(state, [&] { layer.decode(activations); });
   state.counters["GB/s"] = layer.bytes() / seconds * 1e-9;
   // Above 1 where the weights stay in the caches, as a small layer's do.
   state.counters["share_of_read_bandwidth"] = layer.bytes() / seconds / limit;
@@ -90,7 +96,7 @@ void decode(benchmark::State& state, DType dtype, Shape shape, int64_t rows, int
 void prefill(benchmark::State& state, DType dtype, Shape shape, int64_t rows, int threads) {
   Layer layer(dtype, shape, rows, threads);
   layer.prefill();
-  if (!layer.agrees_with_reference(state)) return;
+  if (!layer.agrees_with_reference(state, Activations::kF32)) return;
   GemmYardstick yardstick(threads, rows, shape.n, shape.k);
   const double seconds = best_iteration(
       state, [&] { layer.prefill(); }, [&] { yardstick.pass(); });
@@ -107,14 +113,21 @@ void add_benchmarks() {
   for (const int threads : thread_counts()) {
     for (const Shape& shape : kShapes) {
       for (const DType dtype : cases::kWeightTypes) {
-        const auto add = [&](const char* form, auto* body, int64_t rows) {
+        if (shape.k % dtype_info(dtype).block_values != 0) continue;
+        const auto add = [&](const char* form, int64_t rows, auto* body, auto... arguments) {
           const std::string name =
               std::string(form) + "/" + shape.name + "/" + std::string(dtype_name(dtype)) +
               "/rows:" + std::to_string(rows) + "/threads:" + std::to_string(threads);
-          add_benchmark(name, 0.2, benchmark::kMicrosecond, body, dtype, shape, rows, threads);
+          add_benchmark(name, 0.2, benchmark::kMicrosecond, body, dtype, shape, rows, threads,
+                        arguments...);
         };
-        for (const int64_t rows : {1, 4}) add("linear", decode, rows);
-        for (const int64_t rows : {512, 2048}) add("linear_prefill", prefill, rows);
+        for (const int64_t rows : {1, 4}) {
+          add("linear", rows, decode, Activations::kF32);
+          if (takes_int8(Activations::kInt8, dtype)) {
+            add("linear_int8", rows, decode, Activations::kInt8);
+          }
+        }
+        for (const int64_t rows : {512, 2048}) add("linear_prefill", rows, prefill);
       }
     }
   }

@@ -37,7 +37,7 @@ class Selector {
       view.data = memory_.back().data();
       for (int64_t j = 0; j < kPages; ++j) {
         const auto slot = kv.slots()[static_cast<size_t>((j * 7 + unit) % kPages)];
-        cpu::build_box_sketch(BoxKind::kMinMax, kv.pool(), slot, 0, view, j);
+        cpu::build_box_sketch(kv.pool(), slot, 0, view, j);
       }
       sketches_.push_back(view);
     }

@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 purpose="${1:-build}"
 
 packages=(g++ cmake ninja-build pkg-config libhwy-dev libfmt-dev libcli11-dev
-          nlohmann-json3-dev libpcre2-dev libedit-dev)
+          nlohmann-json3-dev libutf8proc-dev libedit-dev)
 case "$purpose" in
   build) ;;
-  test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang
+  test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev libbenchmark-dev clang
                     libclang-rt-14-dev clang-format clang-tidy ccache git python3 python3-venv) ;;
-  bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev ccache python3
+  bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev libbenchmark-dev ccache python3
                     python3-venv python3-dev
                     libopenblas0-pthread libblis4-pthread libdnnl2) ;;  # yardsticks for our GEMM
   *) echo "usage: tools/setup.sh build|test|bench" >&2; exit 2 ;;

@@ -46,6 +46,12 @@ step "command line" .venv/bin/python tests/cli/test_cli.py
 step "chat in a terminal" .venv/bin/python tests/chat/test_chat.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "chat templates" .venv/bin/python tests/parity/test_templates.py
+step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
+step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
+step "parity with transformers" .venv/bin/python tests/parity/test_architectures.py
+step "converted tokenizers" .venv/bin/python tests/parity/test_convert.py
+step "parity with the gguf package" .venv/bin/python tests/parity/test_quants.py
+step "parity with Hugging Face tokenizers" .venv/bin/python tests/parity/test_tokenizers.py
 step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then
   # Compiled for one architecture; what needs a GPU to run is run by tools/cuda_check.sh.

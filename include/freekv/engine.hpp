@@ -52,17 +52,21 @@ struct ModelInfo {
   int query_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  int64_t vocab = 0;
+  int64_t vocab = 0;        // rows of the logits
+  int64_t text_tokens = 0;  // of these, tokens that exist
   int64_t context_length = 0;
   size_t weight_bytes = 0;
 };
+
+/// Called in bytes of weights while a model is loaded; returning false ends with Error(kCancelled).
+using LoadProgress = std::function<bool(size_t done, size_t total)>;
 
 /// Used by one thread at a time. Throws Error from every call; after one, sequences it was working
 /// on must be prefilled anew, all others are untouched.
 class Engine {
  public:
   /// Loads the model and takes the scratch memory of every step.
-  explicit Engine(const EngineOptions& options);
+  explicit Engine(const EngineOptions& options, const LoadProgress& on_load = nullptr);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

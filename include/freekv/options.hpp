@@ -8,7 +8,7 @@
 namespace freekv {
 
 struct EngineOptions {
-  std::string model;            // path of a GGUF file
+  std::string model;            // a GGUF file or a checkpoint folder
   std::string policy = "full";  // NAME or NAME:key=value,key=value
   std::string backend = "cpu";  // cpu, or reference: the scalar oracle
   std::string kv_type = "f16";  // f32, f16 or bf16

@@ -19,11 +19,19 @@ struct RetrievalStats {
   uint64_t corrections_tested = 0;         // (layer, head, step) drift tests made
   std::vector<uint64_t> drifted_by_layer;  // heads that failed their drift test
   uint64_t wait_ns = 0;                    // time attention waited for recall
+  // Attention mass on pages that a head did not attend to, as the policy estimates it: the sum
+  // over (layer, head, step), and over how many. Policies that do not estimate it leave 0.
+  double lost_mass_sum = 0;
+  uint64_t lost_mass_count = 0;
 
   uint64_t drifted() const {
     uint64_t sum = 0;
     for (uint64_t n : drifted_by_layer) sum += n;
     return sum;
+  }
+  /// Mean estimate of the share of attention that a head lost in a step, 0 to 1.
+  double lost_mass() const {
+    return lost_mass_count == 0 ? 0 : lost_mass_sum / static_cast<double>(lost_mass_count);
   }
   /// Adds another sequence's counters.
   void add(const RetrievalStats& other);

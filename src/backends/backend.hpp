@@ -12,6 +12,7 @@
 #include <span>
 #include <string_view>
 
+#include "backends/activations.hpp"
 #include "backends/tensors.hpp"
 #include "core/view.hpp"
 #include "device/execution_context.hpp"
@@ -71,17 +72,20 @@ class Backend {
   /// out[t] = table[ids[t]] as f32. table [V, D]; ids were checked against V.
   virtual void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
                      View<float, 2> out) = 0;
-  /// out = x / rms(x) * weight per row; rms = sqrt(mean(x^2) + eps).
+  /// out = x / rms(x) * weight per row; rms = sqrt(mean(x^2) + eps); out may alias x.
   virtual void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight,
                         float eps, View<float, 2> out) = 0;
   /// out[t, n] (+)= x[t] . weight[n], for the rows of a decode batch: each row's result is the
-  /// same whatever the other rows are and however many (invariant: a batch changes nothing).
+  /// same whatever the other rows are and however many (invariant: a batch changes nothing). With
+  /// weights that takes_int8() is true of, x is rounded to 8 bits first: see activations.hpp.
   virtual void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                       bool accumulate, View<float, 2> out) = 0;
   /// The same for a prefill chunk, through a GEMM; sums may be ordered otherwise than linear()'s,
   /// but do not depend on the chunk: a row gives the same bits in any.
   virtual void linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                               const WeightView& weight, bool accumulate, View<float, 2> out) = 0;
+  /// x[t] += bias, for every row of x [T, N].
+  virtual void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) = 0;
   /// Rotates x [T, heads, d] in place; row t stands at positions[t] of the table.
   virtual void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
                     const RopeTable& table, RopeStyle style) = 0;
@@ -109,12 +113,28 @@ class Backend {
   // --- selection --------------------------------------------------------------------------------
   /// Sketches the complete page of `head` in `slot` into index `page` of the sketch.
   /// Single-threaded. Values are rounded to the sketch's dtype (minmax is then exact).
-  virtual void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+  virtual void build_box_sketch(const KvPool& pool, int32_t slot, int head,
                                 const BoxSketchView& sketch, int64_t page) = 0;
   /// scores[g, j - first] = sum_e max(q[g,e] * hi[j,e], q[g,e] * lo[j,e]) for pages
   /// first <= j < first + n, n = scores.shape(1) (Quest, section 3.2). q [G, d]. Single-threaded.
   virtual void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                                View<float, 2> scores) = 0;
+  /// Sketches the complete page of `head` in `slot` into index `page` of the sketch: lo is a
+  /// channel's lowest key, step a quarter of its range in the sketch's dtype, a level
+  /// (key - lo) / step rounded down. All backends write the same bytes. Single-threaded.
+  virtual void build_key2_sketch(const KvPool& pool, int32_t slot, int head,
+                                 const Key2SketchView& sketch, int64_t page) = 0;
+  /// scores[g, i] = ln sum_u exp(scale * q[g] . key[u]) over the tokens u of page pages[i]: its
+  /// attention mass as the sketch estimates it. q [G, d], scores [G, pages]. The product is
+  /// sum_e q * (lo + step / 2) + unit * sum_e w * level, where unit is the largest |q * step| of
+  /// the page over 127 and w = q * step / unit, rounded to whole numbers (to even where halfway;
+  /// all 0 below a largest of 2^-100): whole products of 8 bits. Single-threaded.
+  virtual void score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, float scale,
+                                std::span<const int32_t> pages, View<float, 2> scores) = 0;
+  /// scores[g, i] = ln sum_u exp(scale * q[g] . k[u]) over the tokens u of the row's i-th page:
+  /// its exact attention mass. q [G, d], scores [G, pages]. Single-threaded.
+  virtual void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
+                                 View<float, 2> scores) = 0;
   /// Pools scores [G, n] over the group to pooled [n]; `scale` multiplies scores before a softmax
   /// over the n pages. Destroys scores. Single-threaded.
   virtual void pool_scores(Pooling pooling, float scale, View<float, 2> scores,
@@ -129,8 +149,8 @@ class Backend {
 };
 
 /// The scalar oracle: one clear loop per operation, sums in f64 where order would matter.
-std::unique_ptr<Backend> make_reference_backend();
+std::unique_ptr<Backend> make_reference_backend(Activations activations = Activations::kAuto);
 /// SIMD with run-time dispatch (Highway), matrix products included: no BLAS is needed.
-std::unique_ptr<Backend> make_cpu_backend();
+std::unique_ptr<Backend> make_cpu_backend(Activations activations = Activations::kAuto);
 
 }  // namespace freekv

@@ -41,7 +41,8 @@ void expect_parity(int64_t size, double tolerance,
 TEST(Embed, IsExact) {
   for (const DType dtype : cases::kWeightTypes) {
     for (const Size& s : kSizes) {
-      const int64_t n = dtype == DType::kQ8_0 ? (s.n + 31) / 32 * 32 : s.n;
+      const int64_t block = dtype_info(dtype).block_values;
+      const int64_t n = (s.n + block - 1) / block * block;
       SCOPED_TRACE(std::string(dtype_name(dtype)) + " n=" + std::to_string(n));
       const cases::Matrix table(dtype, 50, n, 1);
       std::vector<int32_t> ids(static_cast<size_t>(s.rows));
@@ -68,6 +69,37 @@ TEST(RmsNorm, AgreesWithReference) {
       };
     };
     expect_parity(s.rows * s.n, 4e-6, with(reference::rms_norm), with(cpu::rms_norm));
+  }
+}
+
+TEST(RmsNorm, MayWriteOverItsInput) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(s.n);
+    const std::vector<float> x = cases::random_floats(s.rows * s.n, 1, 3.0f);
+    const std::vector<float> weight = cases::random_floats(s.n, 2);
+    const auto in_place = [&](auto op) {
+      return [&, op](ExecutionContext& ctx, float* out) {
+        std::ranges::copy(x, out);
+        op(ctx, View<const float, 2>(out, s.rows, s.n), View<const float, 1>(weight.data(), s.n),
+           1e-5f, View<float, 2>(out, s.rows, s.n));
+      };
+    };
+    expect_parity(s.rows * s.n, 4e-6, in_place(reference::rms_norm), in_place(cpu::rms_norm));
+  }
+}
+
+TEST(AddBias, IsExact) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(s.n);
+    const std::vector<float> x = cases::random_floats(s.rows * s.n, 1);
+    const std::vector<float> bias = cases::random_floats(s.n, 2);
+    const auto with = [&](auto op) {
+      return [&, op](ExecutionContext& ctx, float* out) {
+        std::ranges::copy(x, out);
+        op(ctx, View<const float, 1>(bias.data(), s.n), View<float, 2>(out, s.rows, s.n));
+      };
+    };
+    expect_parity(s.rows * s.n, 0, with(reference::add_bias), with(cpu::add_bias));
   }
 }
 

@@ -14,10 +14,14 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/quantize.hpp"
+#include "core/quantized_block.hpp"
 
 namespace freekv::cases {
 
-inline constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0};
+inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                                         DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                                         DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 inline constexpr DType kKvTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 inline constexpr KvLayout kLayouts[] = {KvLayout::kNHD, KvLayout::kHND};
 inline constexpr int kThreads[] = {2, 3};
@@ -55,6 +59,37 @@ inline double relative_error(std::span<const float> actual, std::span<const floa
   return worst / std::sqrt(squares / static_cast<double>(expected.size()));
 }
 
+/// Random blocks of a quantised type, such that the values have a deviation near 1.
+inline void random_blocks(DType dtype, std::span<std::byte> bytes, uint32_t seed) {
+  std::mt19937_64 generator(seed);
+  for (size_t i = 0; i < bytes.size(); i += 8) {
+    const uint64_t bits = generator();
+    std::memcpy(bytes.data() + i, &bits, std::min<size_t>(8, bytes.size() - i));
+  }
+  dispatch_quantized(dtype, [&](auto type) {
+    using Block = QuantBlock<type()>;
+    // Quants are uniform: of n values, n / sqrt(12). K scales are 31 on the average, Q6_K's 0.
+    constexpr float kSpread = type() == DType::kQ8_0                             ? 74.0f
+                              : type() == DType::kQ4_K                           ? 4.6f * 36
+                              : type() == DType::kQ5_K                           ? 9.2f * 36
+                              : type() == DType::kQ6_K                           ? 18.5f * 74
+                              : type() == DType::kQ4_0 || type() == DType::kQ4_1 ? 4.6f
+                                                                                 : 9.2f;
+    const uint16_t d = f32_to_f16(1 / kSpread);
+    auto* blocks = reinterpret_cast<Block*>(bytes.data());
+    for (size_t b = 0; b < bytes.size() / sizeof(Block); ++b) {
+      std::memcpy(blocks[b].d, &d, sizeof(d));
+      if constexpr (requires { blocks[b].m; }) {
+        // The middle of the values becomes 0.
+        const bool k_type = type() == DType::kQ4_K || type() == DType::kQ5_K;
+        const float middle = type() == DType::kQ4_1 || type() == DType::kQ4_K ? 7.5f : 15.5f;
+        const uint16_t m = f32_to_f16((k_type ? middle : -middle) / kSpread);
+        std::memcpy(blocks[b].m, &m, sizeof(m));
+      }
+    }
+  });
+}
+
 /// A random matrix in its stored form, at an address that is aligned to nothing.
 class Matrix {
  public:
@@ -62,34 +97,20 @@ class Matrix {
       : dtype_(dtype), rows_(rows), cols_(cols) {
     const size_t stride = row_bytes(dtype, cols);
     bytes_.resize(static_cast<size_t>(rows) * stride + 1);
+    if (!can_quantize(dtype)) {
+      random_blocks(dtype, std::span(bytes_).subspan(1), seed);
+      return;
+    }
     const std::vector<float> values = random_floats(rows * cols, seed);
     for (int64_t r = 0; r < rows; ++r) {
-      std::byte* row = bytes_.data() + 1 + static_cast<size_t>(r) * stride;
-      const float* from = values.data() + r * cols;
-      for (int64_t k = 0; k < cols; ++k) {
-        if (dtype == DType::kQ8_0) {
-          if (k % kQ8BlockValues == 0) quantize(from + k, row + k / kQ8BlockValues * kQ8BlockBytes);
-        } else {
-          store_element(dtype, row, k, from[k]);
-        }
-      }
+      quantize_row(dtype, std::span(values).subspan(r * cols, cols),
+                   bytes_.data() + 1 + r * stride);
     }
   }
   WeightView view() const { return {bytes_.data() + 1, dtype_, rows_, cols_}; }
   size_t bytes() const { return bytes_.size() - 1; }
 
  private:
-  static void quantize(const float* values, std::byte* block) {
-    float most = 0;
-    for (int i = 0; i < kQ8BlockValues; ++i) most = std::max(most, std::abs(values[i]));
-    const uint16_t scale = f32_to_f16(most / 127);
-    std::memcpy(block, &scale, sizeof(scale));
-    for (int i = 0; i < kQ8BlockValues; ++i) {
-      block[2 + i] =
-          static_cast<std::byte>(std::lround(values[i] / f16_to_f32(scale)));  // fits: |q| <= 127
-    }
-  }
-
   DType dtype_;
   int64_t rows_;
   int64_t cols_;
@@ -165,8 +186,8 @@ inline std::vector<LinearCase> linear_cases() {
   std::vector<LinearCase> result;
   for (const DType dtype : kWeightTypes) {
     for (const Size& size : kSizes) {
-      // Rows of Q8_0 are whole blocks.
-      const int64_t k = dtype == DType::kQ8_0 ? (size.k + 31) / 32 * 32 : size.k;
+      const int64_t block = dtype_info(dtype).block_values;
+      const int64_t k = (size.k + block - 1) / block * block;
       result.push_back({dtype, size.rows, size.n, k, size.n % 2 == 0});
     }
   }

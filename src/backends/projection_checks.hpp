@@ -29,6 +29,11 @@ inline void check_linear(View<const float, 2> x, const WeightView& weight, View<
       x.shape(1), weight.rows, weight.cols, out.shape(0), out.shape(1));
 }
 
+inline void check_add_bias(View<const float, 1> bias, View<float, 2> x) {
+  check_argument(bias.shape(0) == x.shape(1), "bias is [{}], x [{}, {}], must be as wide",
+                 bias.shape(0), x.shape(0), x.shape(1));
+}
+
 inline void check_rope(View<float, 3> x, std::span<const int64_t> positions,
                        const RopeTable& table) {
   const int64_t half = table.cos.shape(1);

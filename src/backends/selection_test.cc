@@ -16,7 +16,8 @@ constexpr Pooling kPoolings[] = {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax, Po
 
 // A sketch of `pages` pages; every value that is not built is NaN.
 struct Sketch {
-  Sketch(DType dtype, int head_dim, int64_t pages) : view{nullptr, dtype, head_dim} {
+  Sketch(BoxKind kind, DType dtype, int head_dim, int64_t pages)
+      : view{nullptr, dtype, head_dim, kind} {
     bytes.resize(static_cast<size_t>((pages + 15) / 16) * view.block_bytes(), std::byte{0xff});
     view.data = bytes.data();
   }
@@ -33,10 +34,10 @@ struct Sketch {
 // Sketches all pages of a sequence's head with the reference.
 Sketch reference_sketch(BoxKind kind, const cases::PagedKv& kv, int head) {
   const auto pages = static_cast<int64_t>(kv.slots().size());
-  Sketch sketch(kv.pool().shape.dtype, kv.pool().shape.head_dim, pages);
+  Sketch sketch(kind, kv.pool().shape.dtype, kv.pool().shape.head_dim, pages);
   for (int64_t j = 0; j < pages; ++j) {
-    reference::build_box_sketch(kind, kv.pool(), kv.slots()[static_cast<size_t>(j)], head,
-                                sketch.view, j);
+    reference::build_box_sketch(kv.pool(), kv.slots()[static_cast<size_t>(j)], head, sketch.view,
+                                j);
   }
   return sketch;
 }
@@ -54,10 +55,10 @@ TEST(BoxSketch, MinMaxHasTheReferencesBytes) {
       const int head = shape.heads - 1;
       const Sketch expected = reference_sketch(BoxKind::kMinMax, kv, head);
       for_each_simd_target([&] {
-        Sketch actual(shape.dtype, shape.head_dim, 18);
+        Sketch actual(BoxKind::kMinMax, shape.dtype, shape.head_dim, 18);
         for (int64_t j = 0; j < 18; ++j) {
-          cpu::build_box_sketch(BoxKind::kMinMax, kv.pool(), kv.slots()[static_cast<size_t>(j)],
-                                head, actual.view, j);
+          cpu::build_box_sketch(kv.pool(), kv.slots()[static_cast<size_t>(j)], head, actual.view,
+                                j);
         }
         EXPECT_TRUE(actual.bytes == expected.bytes);
       });
@@ -65,16 +66,15 @@ TEST(BoxSketch, MinMaxHasTheReferencesBytes) {
   }
 }
 
-TEST(BoxSketch, CuboidAgreesWithReference) {
+void expect_reference_bounds(BoxKind kind) {
   for (const KvShape& shape : cases::kv_shapes()) {
     SCOPED_TRACE(cases::shape_name(shape, KvLayout::kNHD));
     const cases::PagedKv kv(shape, KvLayout::kNHD, int64_t{2} * shape.page, 5);
-    const Sketch expected = reference_sketch(BoxKind::kCuboid, kv, 0);
+    const Sketch expected = reference_sketch(kind, kv, 0);
     for_each_simd_target([&] {
-      Sketch actual(shape.dtype, shape.head_dim, 2);
+      Sketch actual(kind, shape.dtype, shape.head_dim, 2);
       for (int64_t j = 0; j < 2; ++j) {
-        cpu::build_box_sketch(BoxKind::kCuboid, kv.pool(), kv.slots()[static_cast<size_t>(j)], 0,
-                              actual.view, j);
+        cpu::build_box_sketch(kv.pool(), kv.slots()[static_cast<size_t>(j)], 0, actual.view, j);
         for (int e = 0; e < shape.head_dim; ++e) {
           // One step of the dtype: the two may round a value to its neighbours.
           const double step = spacing(shape.dtype) * 4;
@@ -87,7 +87,11 @@ TEST(BoxSketch, CuboidAgreesWithReference) {
   }
 }
 
-TEST(BoxSketch, ScoresAgreeWithReference) {
+TEST(BoxSketch, CuboidAgreesWithReference) { expect_reference_bounds(BoxKind::kCuboid); }
+TEST(BoxSketch, MeanAgreesWithReference) { expect_reference_bounds(BoxKind::kMean); }
+
+// `tolerance` is of the root mean square, which is small where terms of both signs are added.
+void expect_reference_scores(BoxKind kind, double tolerance) {
   struct Range {
     int64_t first, n;
   };
@@ -98,10 +102,10 @@ TEST(BoxSketch, ScoresAgreeWithReference) {
     for (const int dim : {8, 64, 80, 128, 256}) {
       const cases::PagedKv kv({1, dim, 4, dtype}, KvLayout::kNHD, 40 * 4, 7);
       for (const auto& [first, n] : kRanges) {
-        Sketch sketch(dtype, dim, 40);
+        Sketch sketch(kind, dtype, dim, 40);
         for (int64_t j = first; j < first + n; ++j) {
-          reference::build_box_sketch(BoxKind::kMinMax, kv.pool(),
-                                      kv.slots()[static_cast<size_t>(j)], 0, sketch.view, j);
+          reference::build_box_sketch(kv.pool(), kv.slots()[static_cast<size_t>(j)], 0, sketch.view,
+                                      j);
         }
         for (int group = 1; group <= 16; ++group) {
           SCOPED_TRACE(fmt::format("{} d={} G={} {}+{}", dtype_name(dtype), dim, group, first, n));
@@ -114,12 +118,17 @@ TEST(BoxSketch, ScoresAgreeWithReference) {
             std::vector<float> actual = cases::poisoned(group * n);
             cpu::score_box_pages(queries, sketch.view, first,
                                  View<float, 2>(actual.data(), group, n));
-            EXPECT_LE(cases::relative_error(actual, expected), 2e-6);
+            EXPECT_LE(cases::relative_error(actual, expected), tolerance);
           });
         }
       }
     }
   }
+}
+
+TEST(BoxSketch, ScoresAgreeWithReference) { expect_reference_scores(BoxKind::kMinMax, 2e-6); }
+TEST(BoxSketch, ScoresOfTheMeanAgreeWithReference) {
+  expect_reference_scores(BoxKind::kMean, 1e-5);
 }
 
 TEST(BoxSketch, MinMaxScoreBoundsEveryKeysScore) {
@@ -225,7 +234,7 @@ TEST(MeanCosine, KnownValues) {
 }
 
 TEST(Selection, RefusesShapesThatDisagree) {
-  Sketch sketch(DType::kF16, 64, 16);
+  Sketch sketch(BoxKind::kMinMax, DType::kF16, 64, 16);
   std::vector<float> floats(4 * 128);
   const View<const float, 2> q(floats.data(), 4, 64);
   for (const auto score : {reference::score_box_pages, cpu::score_box_pages}) {

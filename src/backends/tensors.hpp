@@ -68,6 +68,12 @@ struct KvPool {
   }
 };
 
+enum class BoxKind : uint8_t {
+  kMinMax,  // hi = max, lo = min over the page's keys (Quest)
+  kCuboid,  // centre +- mean absolute deviation from it (ArkVale)
+  kMean,    // the mean key, a box without extent: hi alone is kept (ShadowKV's landmarks)
+};
+
 /// Box sketches of the complete pages of one (sequence, layer, KV head), in blocks of 16 pages so
 /// that SIMD runs over pages: [block][hi|lo][dim][16]. Values are in `dtype`, the KV dtype.
 struct BoxSketchView {
@@ -75,22 +81,50 @@ struct BoxSketchView {
   std::byte* data = nullptr;
   DType dtype = DType::kF16;
   int head_dim = 0;
+  BoxKind kind = BoxKind::kMinMax;
 
+  /// Values kept of a channel.
+  int bounds() const { return kind == BoxKind::kMean ? 1 : 2; }
   size_t block_bytes() const {
-    return 2 * static_cast<size_t>(head_dim) * row_bytes(dtype, kBlockPages);
+    return static_cast<size_t>(bounds() * head_dim) * row_bytes(dtype, kBlockPages);
   }
   /// The upper bounds of one dimension for the kBlockPages pages of a block, contiguous.
   std::byte* hi(int64_t block, int dim) const {
     return data + static_cast<size_t>(block) * block_bytes() +
            static_cast<size_t>(dim) * row_bytes(dtype, kBlockPages);
   }
-  /// The lower bounds, likewise.
-  std::byte* lo(int64_t block, int dim) const { return hi(block, dim) + block_bytes() / 2; }
+  /// The lower bounds, likewise; hi() again where there is one bound.
+  std::byte* lo(int64_t block, int dim) const {
+    return hi(block, dim) + (bounds() == 2 ? block_bytes() / 2 : 0);
+  }
 };
 
-enum class BoxKind : uint8_t {
-  kMinMax,  // hi = max, lo = min over the page's keys (Quest)
-  kCuboid,  // centre +- mean absolute deviation from it (ArkVale)
+/// Keys of 2 bits of the complete pages of one (sequence, layer, KV head), page after page: per
+/// channel `lo` and `step` in `dtype`, and for every token a level 0..3 that stands for the key
+/// lo + step * (level + 1/2). Levels lie in groups of 16 channels, [group][token][4 bytes]; bits 2i
+/// and 2i + 1 of byte c belong to channel 16 * group + 4 * i + c, so that one shift and one mask of
+/// a vector give [token][4 channels]. Channels and tokens are padded with zeros to multiples of 16.
+struct Key2SketchView {
+  static constexpr int kGroup = 16;
+  std::byte* data = nullptr;
+  DType dtype = DType::kF16;
+  int head_dim = 0;
+  int page = 0;  // tokens
+
+  int groups() const { return (head_dim + kGroup - 1) / kGroup; }
+  int padded_tokens() const { return (page + kGroup - 1) / kGroup * kGroup; }
+  size_t page_bytes() const {
+    return 2 * row_bytes(dtype, head_dim) + 4 * static_cast<size_t>(groups() * padded_tokens());
+  }
+  /// [head_dim], contiguous.
+  std::byte* lo(int64_t page) const { return data + static_cast<size_t>(page) * page_bytes(); }
+  /// [head_dim], contiguous.
+  std::byte* step(int64_t page) const { return lo(page) + row_bytes(dtype, head_dim); }
+  /// The 4 bytes of one token and group.
+  std::byte* levels(int64_t page, int group, int token) const {
+    return step(page) + row_bytes(dtype, head_dim) +
+           4 * static_cast<size_t>(group * padded_tokens() + token);
+  }
 };
 
 /// How the G query heads' page scores become one per KV head (FreeKV, ablation of pooling).

@@ -1,38 +1,18 @@
 #include "core/dtype.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.hpp"
+#include "core/quantized_block.hpp"
 
 namespace freekv {
 
-std::string_view dtype_name(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "F32";
-    case DType::kF16:
-      return "F16";
-    case DType::kBF16:
-      return "BF16";
-    case DType::kQ8_0:
-      return "Q8_0";
-  }
-  return "?";
-}
-
 size_t row_bytes(DType dtype, int64_t n) {
-  switch (dtype) {
-    case DType::kF32:
-      return static_cast<size_t>(n) * 4;
-    case DType::kF16:
-    case DType::kBF16:
-      return static_cast<size_t>(n) * 2;
-    case DType::kQ8_0:
-      check_argument(n % kQ8BlockValues == 0, "a Q8_0 row has {} values, must be a multiple of {}",
-                     n, kQ8BlockValues);
-      return static_cast<size_t>(n / kQ8BlockValues) * kQ8BlockBytes;
-  }
-  return 0;
+  const DTypeInfo& info = dtype_info(dtype);
+  check_argument(n % info.block_values == 0, "a {} row has {} values, must be a multiple of {}",
+                 info.name, n, info.block_values);
+  return static_cast<size_t>(n / info.block_values) * static_cast<size_t>(info.block_bytes);
 }
 
 float f16_to_f32(uint16_t bits) {
@@ -83,13 +63,23 @@ float load_element(DType dtype, const std::byte* row, int64_t i) {
     case DType::kBF16:
       std::memcpy(&half, row + i * 2, 2);
       return bf16_to_f32(half);
-    case DType::kQ8_0: {
-      const std::byte* block = row + (i / kQ8BlockValues) * kQ8BlockBytes;
-      std::memcpy(&half, block, 2);
-      return f16_to_f32(half) * static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
+    default:
+      return unpack_piece(dtype, row, i / kPiece).value(static_cast<int>(i % kPiece));
+  }
+}
+
+void load_row(DType dtype, const std::byte* row, std::span<float> out) {
+  const auto n = static_cast<int64_t>(out.size());
+  if (!is_quantized(dtype)) {
+    for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = load_element(dtype, row, i);
+    return;
+  }
+  for (int64_t first = 0; first < n; first += kPiece) {
+    const QuantPiece piece = unpack_piece(dtype, row, first / kPiece);
+    for (int i = 0; i < std::min<int64_t>(kPiece, n - first); ++i) {
+      out[static_cast<size_t>(first + i)] = piece.value(i);
     }
   }
-  return 0;
 }
 
 void store_element(DType dtype, std::byte* row, int64_t i, float value) {
@@ -104,8 +94,8 @@ void store_element(DType dtype, std::byte* row, int64_t i, float value) {
     case DType::kBF16:
       half = f32_to_bf16(value);
       break;
-    case DType::kQ8_0:
-      fail(ErrorCode::kUnsupported, "cannot store single elements as Q8_0");
+    default:
+      fail(ErrorCode::kUnsupported, "cannot store single elements as {}", dtype_name(dtype));
   }
   std::memcpy(row + i * 2, &half, 2);
 }

@@ -4,6 +4,11 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
+
+#include "core/quantize.hpp"
+#include "freekv/error.hpp"
 
 namespace freekv {
 namespace {
@@ -43,8 +48,57 @@ TEST(DType, BF16RoundTripsAndKeepsNaN) {
 
 TEST(DType, RowBytes) {
   EXPECT_EQ(row_bytes(DType::kQ8_0, 64), 68u);
+  EXPECT_EQ(row_bytes(DType::kQ6_K, 512), 420u);
   EXPECT_EQ(row_bytes(DType::kF16, 3), 6u);
   EXPECT_ANY_THROW(row_bytes(DType::kQ8_0, 33));
+  EXPECT_ANY_THROW(row_bytes(DType::kQ4_K, 128));
+}
+
+// Against the gguf package, to the bit, in tests/parity/test_quants.py.
+TEST(DType, QuantisedRowsAreOffByHalfAStepAtMost) {
+  std::vector<float> values(96);
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] =
+        std::sin(static_cast<float>(i)) * std::ldexp(1.0f, static_cast<int>(i / 32) * 5 - 5);
+  }
+  for (const auto& [dtype, levels] : {std::pair{DType::kQ8_0, 254.0f},
+                                      {DType::kQ4_0, 16.0f},
+                                      {DType::kQ4_1, 15.0f},
+                                      {DType::kQ5_0, 32.0f},
+                                      {DType::kQ5_1, 31.0f}}) {
+    SCOPED_TRACE(dtype_name(dtype));
+    std::vector<std::byte> row(row_bytes(dtype, 96));
+    quantize_row(dtype, values, row.data());
+    std::vector<float> loaded(96);
+    load_row(dtype, row.data(), loaded);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float range = std::ldexp(2.0f, static_cast<int>(i / 32) * 5 - 5);
+      // Q4_0 and Q5_0 have one level more below zero than above: there a whole step can be lost.
+      EXPECT_NEAR(loaded[i], values[i], range / levels * 1.01f);
+      EXPECT_EQ(loaded[i], load_element(dtype, row.data(), static_cast<int64_t>(i)));
+    }
+  }
+}
+
+TEST(DType, QuantisingShowsWhatIsNotFiniteAndRefusesOtherTypes) {
+  std::vector<float> values(64, 1.0f);
+  values[40] = std::numeric_limits<float>::infinity();
+  for (int i = 0; i < kDTypes; ++i) {
+    const auto dtype = static_cast<DType>(i);
+    if (!is_quantized(dtype)) continue;
+    SCOPED_TRACE(dtype_name(dtype));
+    if (!can_quantize(dtype)) {
+      std::vector<float> whole(256, 1.0f);
+      std::vector<std::byte> row(row_bytes(dtype, 256));
+      EXPECT_THROW(quantize_row(dtype, whole, row.data()), Error);
+      continue;
+    }
+    std::vector<std::byte> row(row_bytes(dtype, 64));
+    quantize_row(dtype, values, row.data());
+    EXPECT_NEAR(load_element(dtype, row.data(), 31), 1, 1e-2);
+    for (int64_t k = 32; k < 64; ++k) EXPECT_TRUE(std::isnan(load_element(dtype, row.data(), k)));
+    EXPECT_THROW(quantize_row(dtype, std::span(values).first(33), row.data()), Error);
+  }
 }
 
 }  // namespace

@@ -18,6 +18,8 @@ void for_each_counter(RetrievalStats& mine, const RetrievalStats& theirs, Combin
   combine(mine.selections, theirs.selections);
   combine(mine.corrections_tested, theirs.corrections_tested);
   combine(mine.wait_ns, theirs.wait_ns);
+  combine(mine.lost_mass_sum, theirs.lost_mass_sum);
+  combine(mine.lost_mass_count, theirs.lost_mass_count);
   auto& layers = mine.drifted_by_layer;
   layers.resize(std::max(layers.size(), theirs.drifted_by_layer.size()));
   for (size_t i = 0; i < theirs.drifted_by_layer.size(); ++i) {
@@ -28,11 +30,11 @@ void for_each_counter(RetrievalStats& mine, const RetrievalStats& theirs, Combin
 }  // namespace
 
 void RetrievalStats::add(const RetrievalStats& other) {
-  for_each_counter(*this, other, [](uint64_t& mine, uint64_t theirs) { mine += theirs; });
+  for_each_counter(*this, other, [](auto& mine, auto theirs) { mine += theirs; });
 }
 
 void RetrievalStats::subtract(const RetrievalStats& earlier) {
-  for_each_counter(*this, earlier, [](uint64_t& mine, uint64_t theirs) { mine -= theirs; });
+  for_each_counter(*this, earlier, [](auto& mine, auto theirs) { mine -= theirs; });
 }
 
 void RetrievalStats::clear() {

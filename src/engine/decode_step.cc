@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "engine/finish_heads.hpp"
+
 namespace freekv {
 
 View<const float, 2> decode_step(StepContext step, std::span<const PolicySequence> sequences,
@@ -33,15 +35,15 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
                         scale,
                         sequences,
                         View<const float, 3>(q.data(), rows, heads / kv_heads, dim),
-                        ws.attention_rows(rows)};
+                        ws.attention_rows(rows),
+                        normed};
     policy.begin_layer(retrieval);
 
     backend.rms_norm(ctx, x, w.attention_norm, config.norm_eps, normed);
     backend.linear(ctx, normed, w.q, false, q);
     backend.linear(ctx, normed, w.k, false, k);
     backend.linear(ctx, normed, w.v, false, v);
-    backend.rope(ctx, by_heads(q, heads), ws.row_indices(n), rope, config.rope_style);
-    backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
+    finish_heads(step, w, rope, q, k, v);
     for (int64_t s = 0; s < n; ++s) {
       sequences[static_cast<size_t>(s)].cache.append_token(ctx, layer, by_heads(k, kv_heads)[s],
                                                            by_heads(v, kv_heads)[s]);
@@ -52,6 +54,7 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
                              View<float, 3>(attended.data(), rows, heads / kv_heads, dim));
     policy.after_attention(retrieval);
     backend.linear(ctx, attended, w.output, true, x);
+    if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);
 
     backend.rms_norm(ctx, x, w.ffn_norm, config.norm_eps, normed);
     backend.linear(ctx, normed, w.gate, false, gate);

@@ -5,6 +5,7 @@
 
 #include "core/check.hpp"
 #include "engine/decode_step.hpp"
+#include "engine/policy_model.hpp"
 #include "engine/prefill.hpp"
 #include "tokenizer/chat_template.hpp"
 #include "tokenizer/stream_decoder.hpp"
@@ -30,10 +31,20 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
   if (options.threads == 0) {
     options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
+  const int64_t given_context = options.context;
   if (options.context == 0) options.context = config.context_length;
   check_argument(options.context >= 1 && options.context <= config.context_length,
                  "context is {}, must be 1 to the model's {}", options.context,
                  config.context_length);
+  // Within its window a model sees everything, so shorter contexts are exact.
+  const bool windowed = config.sliding_window > 0;
+  if (given_context == 0 && windowed) {
+    options.context = std::min(options.context, config.sliding_window);
+  }
+  check_argument(!windowed || options.context <= config.sliding_window,
+                 "context is {}, the model's sliding window is {}, longer contexts of such models "
+                 "are not supported",
+                 options.context, config.sliding_window);
   check_argument(options.page >= 1 && options.page <= 1024, "page is {}, must be 1 to 1024",
                  options.page);
   check_argument(options.max_batch >= 1 && options.max_batch <= 4096,
@@ -44,6 +55,16 @@ EngineOptions complete(EngineOptions options, const ModelConfig& config) {
   check_argument(options.window >= 1, "window is {}, must be 1 or more", options.window);
   check_argument(options.budget >= 1, "budget is {}, must be 1 or more", options.budget);
   return options;
+}
+
+/// nullopt when the model brings none; it can then be used with token ids only.
+std::optional<Tokenizer> load_tokenizer(const Model& model) {
+  if (const Checkpoint* folder = model.checkpoint()) {
+    if (!has_tokenizer(*folder)) return std::nullopt;
+    return Tokenizer::from_folder(folder->folder()).value();
+  }
+  if (!model.gguf()->has("tokenizer.ggml.model")) return std::nullopt;
+  return Tokenizer::from_gguf(*model.gguf()).value();
 }
 
 }  // namespace
@@ -59,7 +80,8 @@ struct Sequence::Impl {
   std::unique_ptr<PolicyState> state;
   std::vector<float> logits;
   std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
-  int64_t kept = 0;
+  int64_t length = 0;           // of the prompt that these are the tokens of
+  int64_t kept = 0;             // tokens of the last prompt that were not computed
   bool started = false;
 };
 
@@ -75,18 +97,20 @@ std::span<const float> Sequence::logits() const {
 }
 
 struct Engine::Impl {
-  explicit Impl(const EngineOptions& given)
+  Impl(const EngineOptions& given, const LoadProgress& on_load)
       : model(given.model),
-        tokenizer(Tokenizer::from_gguf(model.file()).value()),
+        tokenizer(load_tokenizer(model)),
         options(complete(given, model.config())),
         backend(make_backend(options.backend)),
         policy(make_policy(options.policy)),
+        policy_model(model, options.max_batch),
         ctx(options.threads),
         workspace(model.config(), options.chunk, options.max_batch) {
     const ModelConfig& config = model.config();
-    check_argument(tokenizer.vocab_size() == config.vocab,
+    // A model may have rows to spare, for tokens that do not exist.
+    check_argument(!tokenizer || tokenizer->vocab_size() <= config.vocab,
                    "{}: the tokenizer has {} tokens, the model {}", given.model,
-                   tokenizer.vocab_size(), config.vocab);
+                   tokenizer ? tokenizer->vocab_size() : 0, config.vocab);
     const CacheConfig cache = cache_config(options.context);
     policy->plan(cache);  // options that cannot be met are refused here, before any prefill
     const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
@@ -101,6 +125,7 @@ struct Engine::Impl {
          .kv_heads = config.kv_heads,
          .head_dim = config.head_dim,
          .page = options.page});
+    model.load(ctx.pool(), on_load);  // last, since it takes long and nothing can be wrong after it
     batch.reserve(static_cast<size_t>(options.max_batch));
     info = {.name = config.name,
             .architecture = config.architecture,
@@ -109,6 +134,7 @@ struct Engine::Impl {
             .kv_heads = config.kv_heads,
             .head_dim = config.head_dim,
             .vocab = config.vocab,
+            .text_tokens = tokenizer ? tokenizer->vocab_size() : config.vocab,
             .context_length = config.context_length,
             .weight_bytes = model.weights().bytes};
   }
@@ -130,13 +156,24 @@ struct Engine::Impl {
             .slow_limit_bytes = share(options.host_kv)};
   }
 
+  const Tokenizer& text() const {
+    if (!tokenizer) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("brings no tokenizer ({}), only token ids work",
+                              model.gguf() ? "tokenizer.ggml.model" : "tokenizer.json"),
+                  options.model);
+    }
+    return *tokenizer;
+  }
+
   StepContext step() { return {ctx, *backend, model, *policy, workspace}; }
 
   Model model;
-  Tokenizer tokenizer;
+  std::optional<Tokenizer> tokenizer;
   EngineOptions options;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Policy> policy;
+  PolicyModel policy_model;
   ExecutionContext ctx;
   Workspace workspace;
   // One for all sequences; its threads start with the first that recalls.
@@ -145,30 +182,31 @@ struct Engine::Impl {
   ModelInfo info;
 };
 
-Engine::Engine(const EngineOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+Engine::Engine(const EngineOptions& options, const LoadProgress& on_load)
+    : impl_(std::make_unique<Impl>(options, on_load)) {}
 Engine::~Engine() = default;
 const EngineOptions& Engine::options() const { return impl_->options; }
 const ModelInfo& Engine::model() const { return impl_->info; }
 
 std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
-  return impl_->tokenizer.encode(text, {.add_bos = false, .parse_special = special});
+  return impl_->text().encode(text, {.add_bos = false, .parse_special = special});
 }
 
 std::string Engine::decode(std::span<const int32_t> tokens) const {
-  return impl_->tokenizer.decode(tokens);
+  return impl_->text().decode(tokens);
 }
 
-bool Engine::is_end(int32_t token) const { return impl_->tokenizer.is_end_of_generation(token); }
+bool Engine::is_end(int32_t token) const { return impl_->text().is_end_of_generation(token); }
 
 std::string Engine::chat_prompt(std::span<const ChatMessage> messages,
                                 bool add_generation_prompt) const {
-  const auto& source = impl_->tokenizer.chat_template();
+  const auto& source = impl_->text().chat_template();
   if (!source) {
     throw Error(ErrorCode::kUnsupported, "the model has no chat template", impl_->options.model);
   }
   return ChatTemplate::parse(*source, impl_->options.model + ": tokenizer.chat_template")
       .value()
-      .render(messages, add_generation_prompt, impl_->tokenizer);
+      .render(messages, add_generation_prompt, impl_->text());
 }
 
 std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
@@ -184,22 +222,24 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
 
 namespace {
 
-int64_t common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
-  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+/// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
+/// which KV exists, as far as they need not be computed. `length` is that of the whole prompt in
+/// which they were computed: some rotary frequencies depend on it.
+int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
+                      std::span<const int32_t> prompt, std::span<const int32_t> known,
+                      int64_t length) {
+  const auto size = static_cast<int64_t>(prompt.size());
+  if (rope.depends_on_length(size, length)) return 0;
+  const auto differs =
+      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+  return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
 }
 
-/// How much of `like` the prompt can take over, in whole chunks: nothing unless the KV has the same
-/// form and its policy kept all of it.
-PrefillPrefix common_prefix(const SequenceCache& cache, std::span<const int32_t> prompt,
-                            const SequenceCache& like, std::span<const int32_t> like_prompt,
-                            int64_t chunk) {
+/// Whether KV can be copied: it has the same form and its policy kept all of it.
+bool can_copy(const SequenceCache& cache, const SequenceCache& like) {
   const CacheConfig &a = cache.config(), &b = like.config();
-  if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
-      a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
-    return {};
-  }
-  const int64_t common = common_tokens(prompt.first(prompt.size() - 1), like_prompt);
-  return {&like, common - common % chunk};
+  return a.layers == b.layers && a.shape.heads == b.shape.heads &&
+         a.shape.head_dim == b.shape.head_dim && a.shape.dtype == b.shape.dtype && like.keeps_all();
 }
 
 }  // namespace
@@ -217,13 +257,15 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
   }
   s.started = false;
   PrefillPrefix prefix;
+  const RopeFrequencies& rope = impl_->model.rope();
   int64_t kept = 0;
   if (like == &sequence && s.cache.keeps_all()) {
-    // The last token is computed in any case, for its logits.
-    kept = common_tokens(prompt.first(prompt.size() - 1), s.prompt);
-  } else if (like && like != &sequence && like->impl_->started) {
-    prefix = common_prefix(s.cache, prompt, like->impl_->cache, like->impl_->prompt,
-                           impl_->options.chunk);
+    kept = common_tokens(rope, s.cache, prompt, s.prompt, s.length);
+  } else if (like && like != &sequence && like->impl_->started &&
+             can_copy(s.cache, like->impl_->cache)) {
+    const int64_t common =
+        common_tokens(rope, s.cache, prompt, like->impl_->prompt, like->impl_->length);
+    prefix = {&like->impl_->cache, common - common % impl_->options.chunk};
   }
   s.kept = kept + prefix.tokens;
   s.prompt.clear();
@@ -233,9 +275,10 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
     s.cache.reset();
   }
   s.state = impl_->policy->make_state(s.cache.config());
+  s.length = static_cast<int64_t>(prompt.size());
   try {
-    const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state}, prompt,
-                                        impl_->options.chunk, prefix, proceed);
+    const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
+                                        prompt, impl_->options.chunk, prefix, proceed);
     std::copy_n(logits.data(), s.logits.size(), s.logits.data());
   } catch (const Error& error) {
     // Between two chunks the cache is whole, and a later call may go on from there.
@@ -263,7 +306,7 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
                    sequence.context());
     check_argument(tokens[i] >= 0 && tokens[i] < impl_->info.vocab,
                    "token {} is outside the {} of the model", tokens[i], impl_->info.vocab);
-    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state});
+    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state, &impl_->policy_model});
   }
   if (impl_->batch.empty()) return;
   View<const float, 2> logits;
@@ -288,7 +331,7 @@ struct TextStream::Impl {
 };
 
 TextStream::TextStream(const Engine& engine)
-    : impl_(std::make_unique<Impl>(StreamDecoder(engine.impl_->tokenizer))) {}
+    : impl_(std::make_unique<Impl>(StreamDecoder(engine.impl_->text()))) {}
 TextStream::~TextStream() = default;
 std::string_view TextStream::push(int32_t token) { return impl_->decoder.push(token); }
 std::string_view TextStream::finish() { return impl_->decoder.flush(); }

@@ -16,7 +16,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateRequest& request) {
   GenerateResult result;
   const auto cancelled = [&] { return request.cancel && request.cancel->load(); };
-  Sampler sampler(request.sampling, engine.model().vocab);
+  const auto tokens = static_cast<size_t>(engine.model().text_tokens);
+  Sampler sampler(request.sampling, engine.model().text_tokens);
   for (int32_t token : request.prompt) sampler.accept(token);
 
   auto start = std::chrono::steady_clock::now();
@@ -46,7 +47,7 @@ GenerateResult generate(Engine& engine, Sequence& sequence, const GenerateReques
       result.end = GenerateResult::End::kCancelled;
       break;
     }
-    const int32_t token = sampler.sample(sequence.logits());
+    const int32_t token = sampler.sample(sequence.logits().first(tokens));
     if (engine.is_end(token)) {
       result.end = GenerateResult::End::kEndToken;
       break;

@@ -5,13 +5,18 @@
 #include <numeric>
 
 #include "core/check.hpp"
+#include "engine/finish_heads.hpp"
 
 namespace freekv {
 namespace {
 
-/// Runs one chunk through all layers; its hidden state is left in the workspace.
-void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32_t> tokens) {
+/// Runs one chunk, of a prompt after which the sequence has `length` tokens, through all layers;
+/// its hidden state is left in the workspace. The policy sees the queries of tokens from position
+/// `observed` on.
+void prefill_chunk(StepContext step, const PolicySequence& sequence,
+                   std::span<const int32_t> tokens, int64_t length, int64_t observed) {
   auto& [ctx, backend, model, policy, ws] = step;
+  SequenceCache& cache = sequence.cache;
   const ModelConfig& config = model.config();
   const auto n = static_cast<int64_t>(tokens.size());
   const int heads = config.query_heads, kv_heads = config.kv_heads;
@@ -20,10 +25,12 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
   const auto q = ws.q(n), k = ws.k(n), v = ws.v(n);
   const auto attended = ws.attention(n), gate = ws.gate(n), up = ws.up(n);
 
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   const int64_t position = cache.tokens();
+  const int64_t unseen = std::clamp<int64_t>(observed - position, 0, n);
   const auto positions = ws.positions(n);
   std::iota(positions.begin(), positions.end(), position);
-  const RopeTable rope = ws.rope_table(model.rope(), positions);
+  const RopeTable rope = ws.rope_table(model.rope(), positions, length);
 
   backend.embed(ctx, model.weights().embedding, tokens, x);
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -32,17 +39,23 @@ void prefill_chunk(StepContext step, SequenceCache& cache, std::span<const int32
     backend.linear_prefill(ctx, normed, w.q, false, q);
     backend.linear_prefill(ctx, normed, w.k, false, k);
     backend.linear_prefill(ctx, normed, w.v, false, v);
-    backend.rope(ctx, by_heads(q, heads), ws.row_indices(n), rope, config.rope_style);
-    backend.rope(ctx, by_heads(k, kv_heads), ws.row_indices(n), rope, config.rope_style);
+    finish_heads(step, w, rope, q, k, v);
 
     const auto pages = cache.append_chunk(ctx, layer, by_heads(k, kv_heads), by_heads(v, kv_heads));
     backend.prefill_attention(ctx, {.q = by_heads(q, heads),
                                     .pool = pages.pool,
                                     .slots = pages.slots,
                                     .position = position,
-                                    .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                                    .scale = scale,
                                     .out = by_heads(attended, heads)});
+    if (unseen < n) {
+      policy.on_queries({ctx, backend, layer, scale, sequence,
+                         View<const float, 3>(by_heads(q, heads)[unseen].data(), n - unseen, heads,
+                                              config.head_dim),
+                         position + unseen, pages.pool, pages.slots});
+    }
     backend.linear_prefill(ctx, attended, w.output, true, x);
+    if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);
 
     backend.rms_norm(ctx, x, w.ffn_norm, config.norm_eps, normed);
     backend.linear_prefill(ctx, normed, w.gate, false, gate);
@@ -67,6 +80,10 @@ void copy_chunk(StepContext step, SequenceCache& cache, const SequenceCache& fro
 
 }  // namespace
 
+int64_t tokens_without_queries(const SequenceCache& cache, int64_t prompt) {
+  return prompt - std::clamp<int64_t>(cache.needs().observed, 1, prompt);
+}
+
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              std::span<const int32_t> prompt, int64_t chunk,
                              const PrefillPrefix& prefix,
@@ -74,12 +91,14 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
   int64_t last = 0;  // row of the prompt's last token in its chunk
+  const auto size = static_cast<int64_t>(prompt.size());
+  const int64_t observed = size - std::min(size, sequence.cache.needs().observed);
   for (auto done = static_cast<size_t>(sequence.cache.tokens()); done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
     if (done + n <= static_cast<size_t>(prefix.tokens)) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
-      prefill_chunk(step, sequence.cache, prompt.subspan(done, n));
+      prefill_chunk(step, sequence, prompt.subspan(done, n), size, observed);
     }
     done += n;
     last = static_cast<int64_t>(n) - 1;
@@ -89,6 +108,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   }
   sequence.cache.finish_prefill(ctx);
   policy.on_prefill(ctx, backend, sequence);
+  sequence.cache.end_prefill();
 
   const View<float, 2> state(ws.hidden(last + 1)[last].data(), 1, config.hidden);
   backend.rms_norm(ctx, state, model.weights().final_norm, config.norm_eps, ws.normed(1));

@@ -37,12 +37,14 @@ Workspace::Workspace(const ModelConfig& config, int64_t rows, int64_t batch) : c
   attention_rows_.resize(static_cast<size_t>(batch * config.kv_heads));
 }
 
-RopeTable Workspace::rope_table(const RopeFrequencies& frequencies, std::span<const int64_t> at) {
+RopeTable Workspace::rope_table(const RopeFrequencies& frequencies, std::span<const int64_t> at,
+                                int64_t length) {
   const auto n = static_cast<int64_t>(at.size());
   const View<float, 2> cos(cos_, n, frequencies.pairs());
   const View<float, 2> sin(sin_, n, frequencies.pairs());
   for (int64_t t = 0; t < n; ++t) {
-    frequencies.fill(at[static_cast<size_t>(t)], cos[t], sin[t]);
+    const int64_t position = at[static_cast<size_t>(t)];
+    frequencies.fill(position, length > 0 ? length : position + 1, cos[t], sin[t]);
   }
   return {cos, sin};
 }

@@ -29,7 +29,9 @@ class Workspace {
   View<float, 2> logits(int64_t n) { return View<float, 2>(logits_, n, config_.vocab); }
 
   /// cos/sin of the given positions; row t of a step stands at positions()[t] = t of this table.
-  RopeTable rope_table(const RopeFrequencies& frequencies, std::span<const int64_t> at);
+  /// `length` is that of the sequence after a prefill, or 0 when each row is a decode step.
+  RopeTable rope_table(const RopeFrequencies& frequencies, std::span<const int64_t> at,
+                       int64_t length = 0);
   std::span<const int64_t> row_indices(int64_t n) const {
     return std::span(row_indices_).first(static_cast<size_t>(n));
   }

@@ -1,4 +1,5 @@
 // Files that lie, are cut short or are damaged: one clear line each, and never a crash.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -144,6 +145,22 @@ TEST(GgufHostile, TensorFields) {
   expect_refused(lone({4}, UINT32_MAX, 0).bytes(), ErrorCode::kUnsupported, "unknown type 42949");
   expect_parse_error(lone({33}, 8, 0), "rows of 33 values, Q8_0 needs a multiple of 32");
   expect_parse_error(lone({128, 3}, 12, 0), "rows of 128 values, Q4_K needs a multiple of 256");
+  for (int i = 0; i < kDTypes; ++i) {
+    const DTypeInfo& info = kDTypeInfo[i];
+    const auto values = static_cast<uint64_t>(info.block_values);
+    const uint32_t type = gguf_type_id(static_cast<DType>(i));
+    if (values > 1) {
+      expect_parse_error(lone({values + values / 2, 2}, type, 0),
+                         fmt::format("rows of {} values, {} needs a multiple of {}",
+                                     values + values / 2, info.name, values));
+    }
+    // As many blocks as fit the 256 bytes of data, and one more.
+    const auto fitting = static_cast<uint64_t>(256 / info.block_bytes);
+    EXPECT_TRUE(parse(lone({values, fitting}, type, 0).bytes()).ok()) << info.name;
+    expect_parse_error(lone({values, fitting + 1}, type, 0),
+                       fmt::format("takes {} blocks of {} bytes at offset 0, the data section has",
+                                   fitting + 1, info.block_bytes));
+  }
   expect_parse_error(lone({4}, 0, 8), "has offset 8, must be a multiple of alignment 32");
   expect_parse_error(lone({9}, 0, 224), "9 blocks of 4 bytes at offset 224, the data section has");
   expect_parse_error(lone({4}, 0, 256), "the data section has 256 bytes");

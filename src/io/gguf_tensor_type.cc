@@ -10,17 +10,17 @@ namespace {
 constexpr auto kTypes = std::to_array<GgufTensorType>({
     {0, "F32", 1, 4, DType::kF32},
     {1, "F16", 1, 2, DType::kF16},
-    {2, "Q4_0", 32, 18, {}},
-    {3, "Q4_1", 32, 20, {}},
-    {6, "Q5_0", 32, 22, {}},
-    {7, "Q5_1", 32, 24, {}},
-    {8, "Q8_0", kQ8BlockValues, kQ8BlockBytes, DType::kQ8_0},
+    {2, "Q4_0", 32, 18, DType::kQ4_0},
+    {3, "Q4_1", 32, 20, DType::kQ4_1},
+    {6, "Q5_0", 32, 22, DType::kQ5_0},
+    {7, "Q5_1", 32, 24, DType::kQ5_1},
+    {8, "Q8_0", 32, 34, DType::kQ8_0},
     {9, "Q8_1", 32, 36, {}},
     {10, "Q2_K", 256, 84, {}},
     {11, "Q3_K", 256, 110, {}},
-    {12, "Q4_K", 256, 144, {}},
-    {13, "Q5_K", 256, 176, {}},
-    {14, "Q6_K", 256, 210, {}},
+    {12, "Q4_K", 256, 144, DType::kQ4_K},
+    {13, "Q5_K", 256, 176, DType::kQ5_K},
+    {14, "Q6_K", 256, 210, DType::kQ6_K},
     {15, "Q8_K", 256, 292, {}},
     {16, "IQ2_XXS", 256, 66, {}},
     {17, "IQ2_XS", 256, 74, {}},
@@ -43,6 +43,14 @@ constexpr auto kTypes = std::to_array<GgufTensorType>({
     {40, "NVFP4", 64, 36, {}},
 });
 
+// What is computed with has the sizes that the computing code assumes.
+static_assert(std::ranges::all_of(kTypes, [](const GgufTensorType& type) {
+  return !type.dtype ||
+         (dtype_name(*type.dtype) == type.name &&
+          dtype_info(*type.dtype).block_values == static_cast<int>(type.block_values) &&
+          dtype_info(*type.dtype).block_bytes == static_cast<int>(type.block_bytes));
+}));
+
 }  // namespace
 
 const GgufTensorType* find_gguf_tensor_type(uint32_t id) {
@@ -50,6 +58,10 @@ const GgufTensorType* find_gguf_tensor_type(uint32_t id) {
       std::lower_bound(kTypes.begin(), kTypes.end(), id,
                        [](const GgufTensorType& type, uint32_t value) { return type.id < value; });
   return it != kTypes.end() && it->id == id ? it : nullptr;
+}
+
+uint32_t gguf_type_id(DType dtype) {
+  return std::ranges::find(kTypes, std::optional(dtype), &GgufTensorType::dtype)->id;
 }
 
 }  // namespace freekv

@@ -20,5 +20,7 @@ struct GgufTensorType {
 
 /// nullptr for a number that names no type (retired numbers included).
 const GgufTensorType* find_gguf_tensor_type(uint32_t id);
+/// The number that a file has for a type of this library.
+uint32_t gguf_type_id(DType dtype);
 
 }  // namespace freekv

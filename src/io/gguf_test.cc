@@ -44,7 +44,14 @@ GgufTestFile full_file() {
   file.tensor("f32", {3, 2}, 0, std::string(24, '\1')).tensor("f16", {5}, 1, std::string(10, '\2'));
   file.tensor("bf16", {2, 2, 2, 2}, 30, std::string(32, '\3'));
   file.tensor("q8", {64, 2}, 8, std::string(136, '\4'));
-  file.tensor("q4k", {256}, 12, std::string(144, '\5'));
+  for (int i = 0; i < kDTypes; ++i) {
+    const DTypeInfo& info = kDTypeInfo[i];
+    if (info.block_values == 1) continue;
+    const auto cols = static_cast<uint64_t>(2 * info.block_values);
+    file.tensor(info.name, {cols, 3}, gguf_type_id(static_cast<DType>(i)),
+                std::string(static_cast<size_t>(6 * info.block_bytes), static_cast<char>('A' + i)));
+  }
+  file.tensor("q2k", {256}, 10, std::string(84, '\5'));
   return file;
 }
 
@@ -106,7 +113,7 @@ TEST(Gguf, LookupsNameTheKeyAndBothTypes) {
 TEST(Gguf, FindsTensorsWithTheirShapeAndData) {
   const std::string bytes = full_file().bytes();
   const Gguf gguf = parse(bytes).value();
-  EXPECT_EQ(gguf.tensors().size(), 5u);
+  EXPECT_EQ(gguf.tensors().size(), 13u);
   const GgufTensor f32 = gguf.tensor("f32");
   EXPECT_EQ(f32.dtype, DType::kF32);
   EXPECT_EQ(f32.dimensions, 2);
@@ -128,13 +135,29 @@ TEST(Gguf, FindsTensorsWithTheirShapeAndData) {
   expect_throws(ErrorCode::kNotFound, "tensor 'absent' is missing", [&] { gguf.tensor("absent"); });
 }
 
+TEST(Gguf, SizesTensorsOfEveryQuantisedTypeByTheirBlocks) {
+  const std::string bytes = full_file().bytes();
+  const Gguf gguf = parse(bytes).value();
+  for (int i = 0; i < kDTypes; ++i) {
+    const DTypeInfo& info = kDTypeInfo[i];
+    if (info.block_values == 1) continue;
+    SCOPED_TRACE(info.name);
+    const GgufTensor tensor = gguf.tensor(info.name);
+    EXPECT_EQ(tensor.dtype, static_cast<DType>(i));
+    EXPECT_EQ(tensor.cols(), 2 * info.block_values);
+    EXPECT_EQ(tensor.rows(), 3);
+    EXPECT_EQ(tensor.bytes, 3 * row_bytes(tensor.dtype, tensor.cols()));
+    EXPECT_EQ(tensor.data[tensor.bytes - 1], static_cast<std::byte>('A' + i));
+  }
+}
+
 TEST(Gguf, NamesTheUnsupportedTensorType) {
   const std::string bytes = full_file().bytes();
   const Gguf gguf = parse(bytes).value();
-  ASSERT_NE(gguf.find_tensor_info("q4k"), nullptr);
-  EXPECT_EQ(gguf.find_tensor_info("q4k")->bytes, 144u);
-  const std::string expected = "unsupported tensor type Q4_K of tensor 'q4k'";
-  expect_throws(ErrorCode::kUnsupported, expected, [&] { gguf.find_tensor("q4k"); });
+  ASSERT_NE(gguf.find_tensor_info("q2k"), nullptr);
+  EXPECT_EQ(gguf.find_tensor_info("q2k")->bytes, 84u);
+  const std::string expected = "unsupported tensor type Q2_K of tensor 'q2k'";
+  expect_throws(ErrorCode::kUnsupported, expected, [&] { gguf.find_tensor("q2k"); });
   expect_throws(ErrorCode::kUnsupported, expected, [&] { gguf.require_supported_types(); });
 }
 
@@ -189,6 +212,7 @@ TEST(GgufTensorType, SizesAreTheFormats) {
   EXPECT_EQ(find_gguf_tensor_type(8)->block_bytes, 34u);
   EXPECT_EQ(find_gguf_tensor_type(14)->name, "Q6_K");
   EXPECT_EQ(find_gguf_tensor_type(30)->dtype, DType::kBF16);
+  EXPECT_EQ(gguf_type_id(DType::kQ6_K), 14u);
   EXPECT_EQ(find_gguf_tensor_type(4), nullptr);  // retired
   EXPECT_EQ(find_gguf_tensor_type(41), nullptr);
 }

@@ -44,13 +44,18 @@ struct CacheNeeds {
   };
   Fast fast = Fast::kAll;
   // Complete pages also go to the slow tier, once. With kBudget the prompt passes through the slow
-  // tier in any case and, without `slow`, is dropped when prefill ends.
+  // tier in any case and, without `slow`, is dropped when its prefill ends, after on_prefill.
   bool slow = false;
   // False: no pages are selected, and the window takes all that the sink leaves of the budget.
   bool selects = true;
+  // The window takes at least this part of the budget, whatever TokenBudget says: below 1.
+  double window_share = 0;
+  // The last tokens of a prompt whose queries the policy is shown (Policy::on_queries).
+  int64_t observed = 0;
   std::string sketch;            // a name of sketches/, empty for none
   int dense_layers = 0;          // the first layers keep and attend to all pages
   double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
+  int attended_selections = 1;   // most pages a head attends to for selections, as a multiple of k
   RecallMechanism recall = RecallMechanism::kGather;
 };
 

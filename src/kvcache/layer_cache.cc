@@ -87,7 +87,10 @@ void LayerCache::finish_prefill(ExecutionContext& ctx, int64_t tokens) {
   } else {
     table_.assign_all(layout_.sink_pages(), layout_.selected());
   }
-  if (!plan_.slow) slow_->release();
+}
+
+void LayerCache::end_prefill() {
+  if (plan_.budgeted && !plan_.slow) slow_->release();
 }
 
 void LayerCache::resume_prefill(int64_t tokens) {
@@ -157,9 +160,9 @@ int32_t LayerCache::resident_slot(int head, int32_t page, PageRange window) cons
 }
 
 std::span<PageMove> LayerCache::make_resident(int head, std::span<const int32_t> pages,
-                                              std::span<PageMove> moves) {
+                                              std::span<PageMove> moves, const PageWorth& worth) {
   if (!plan_.budgeted) return {};
-  const auto misses = static_cast<size_t>(table_.plan(head, pages, moves));
+  const auto misses = static_cast<size_t>(table_.plan(head, pages, moves, worth));
   table_.commit(head, pages, moves.first(misses));
   for (PageMove& move : moves.first(misses)) move.slot += layout_.first_selected_slot();
   return moves.first(misses);
@@ -173,6 +176,12 @@ void LayerCache::recall_now(int head, std::span<const PageMove> moves) {
       table_.evict(head, move.slot - layout_.first_selected_slot());
     }
     throw;
+  }
+}
+
+void LayerCache::keep_now(int head, std::span<const PageMove> moves) {
+  for (const PageMove& move : moves) {
+    backend_.copy_head_page(fast_, layout_.common_slot(move.page), fast_, move.slot, head);
   }
 }
 

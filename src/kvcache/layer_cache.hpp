@@ -52,6 +52,8 @@ class LayerCache {
                     View<const float, 3> k, View<const float, 3> v);
   /// Brings what decode needs after a prompt of `tokens` into the fast tier.
   void finish_prefill(ExecutionContext& ctx, int64_t tokens);
+  /// Drops the prompt's pages that no tier keeps.
+  void end_prefill();
   /// Takes the unfinished page back to where prefill writes, before a further prompt.
   void resume_prefill(int64_t tokens);
   void append_token(ExecutionContext& ctx, int64_t position, View<const float, 2> k,
@@ -71,9 +73,12 @@ class LayerCache {
   /// it as done in the page table. Returns the misses, in `moves`, which the caller must recall;
   /// slots are the pool's. `moves` must have room for all pages. Heads are independent.
   std::span<PageMove> make_resident(int head, std::span<const int32_t> pages,
-                                    std::span<PageMove> moves);
+                                    std::span<PageMove> moves, const PageWorth& worth = {});
   /// Recalls misses of one head here and now. What fails is rethrown, its pages are forgotten.
   void recall_now(int head, std::span<const PageMove> moves);
+  /// The same for pages that left the window with the token under way: copied from the window's
+  /// slots, where the next page will be written. For layers whose slow tier keeps nothing.
+  void keep_now(int head, std::span<const PageMove> moves);
   /// Hands misses to the background job. Their slots are pinned until finish_recall().
   void recall_later(int head, std::span<const PageMove> moves);
   RecallJob* job() { return job_.get(); }

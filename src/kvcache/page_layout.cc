@@ -39,13 +39,16 @@ PageLayout::PageLayout(const CacheConfig& config, const CacheNeeds& needs)
   // A budget beyond the longest context never selects; sizes follow the context then.
   const int64_t budget_pages = std::min<int64_t>(budget_ / page_, kMaxTokens / page_);
   sink_ = static_cast<int32_t>(whole_pages(config.tokens.sink, page_));
-  window_ = static_cast<int32_t>(needs.selects ? rounded_window(config.tokens, page_)
-                                               : budget_pages - sink_);
+  const auto share = static_cast<int64_t>(needs.window_share * static_cast<double>(budget_pages));
+  const int64_t window =
+      std::max(rounded_window(config.tokens, page_), std::min(share, budget_pages - sink_ - 1));
+  window_ = static_cast<int32_t>(needs.selects ? window : budget_pages - sink_);
   selected_ = static_cast<int32_t>(budget_pages - sink_ - window_);
   const double resident = std::ceil(needs.resident_factor * selected_);
   // More slots than there are pages to select would stay empty.
   const double useful = static_cast<double>(std::max<int64_t>(config.max_pages(), selected_));
   resident_ = static_cast<int32_t>(std::min(resident, useful));
+  attended_selected_ = std::min(resident_, needs.attended_selections * selected_);
 }
 
 int32_t PageLayout::window_begin(int64_t tokens) const {

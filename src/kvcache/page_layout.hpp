@@ -59,7 +59,9 @@ class PageLayout {
     return page < direct ? page : sink_ + resident_ + (page - direct) % ring();
   }
   /// Most pages one head attends to in a step.
-  int32_t attended_pages() const { return sink_ + selected_ + ring(); }
+  int32_t attended_pages() const { return sink_ + attended_selected_ + ring(); }
+  /// Of them, selected ones: k, or what a policy attends to beside the selection as well.
+  int32_t attended_selected() const { return attended_selected_; }
 
  private:
   int32_t ring() const { return window_ + 1; }
@@ -70,6 +72,7 @@ class PageLayout {
   int32_t window_ = 1;
   int32_t selected_ = 0;
   int32_t resident_ = 0;
+  int32_t attended_selected_ = 0;
 };
 
 }  // namespace freekv

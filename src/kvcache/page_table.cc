@@ -73,7 +73,8 @@ void PageTable::evict(int head, int32_t slot) {
   page_in_slot_[at] = -1;
 }
 
-int32_t PageTable::plan(int head, std::span<const int32_t> pages, std::span<PageMove> moves) {
+int32_t PageTable::plan(int head, std::span<const int32_t> pages, std::span<PageMove> moves,
+                        const PageWorth& worth) {
   check_internal(moves.size() >= pages.size(), "{} moves for {} pages", moves.size(), pages.size());
   const size_t base = static_cast<size_t>(head) * static_cast<size_t>(slots_);
   uint8_t* wanted = wanted_.data() + base;
@@ -101,6 +102,10 @@ int32_t PageTable::plan(int head, std::span<const int32_t> pages, std::span<Page
     const bool a_used = page_in_slot_[i] >= 0;
     const bool b_used = page_in_slot_[j] >= 0;
     if (a_used != b_used) return b_used;
+    if (a_used) {
+      const float a_worth = worth.of(page_in_slot_[i]), b_worth = worth.of(page_in_slot_[j]);
+      if (a_worth != b_worth) return a_worth < b_worth;
+    }
     return last_use_[i] != last_use_[j] ? last_use_[i] < last_use_[j] : a < b;
   };
   std::partial_sort(victims, victims + misses, victims + free, older);

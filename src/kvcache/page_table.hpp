@@ -1,7 +1,9 @@
 // Which logical page each selected slot of a head holds: bookkeeping only, no KV moves here.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -12,6 +14,20 @@ struct PageMove {
   int32_t page = 0;
   int32_t slot = 0;
   friend bool operator==(const PageMove&, const PageMove&) = default;
+};
+
+/// What pages are worth to a head, for choosing who leaves: values[i] is that of page first + i,
+/// any other page is worth nothing. Without values the least recently used page leaves.
+struct PageWorth {
+  int32_t first = 0;
+  std::span<const float> values;
+
+  float of(int32_t page) const {
+    const auto at = static_cast<size_t>(page - first);
+    if (page < first || at >= values.size() || std::isnan(values[at]))
+      return -std::numeric_limits<float>::infinity();
+    return values[at];
+  }
 };
 
 /// One per (sequence, layer): per head a map page <-> slot, the last use of each slot and pins.
@@ -44,11 +60,12 @@ class PageTable {
   bool pinned(int head, int32_t slot) const { return pins_[slot_index(head, slot)] != 0; }
 
   /// Which of `pages` (distinct) are missing and the slots to bring them into, in the order of
-  /// `pages`: empty slots first, then the least recently used slot whose page is not in `pages`
-  /// and that is not pinned; of equals the lower slot. Returns how many of `moves` were filled;
-  /// `moves` must have room for all pages. Changes nothing but scratch memory of this head.
-  /// Throws Error(kInternal) when there are not enough slots.
-  int32_t plan(int head, std::span<const int32_t> pages, std::span<PageMove> moves);
+  /// `pages`: empty slots first, then the slot of least worth, then the least recently used slot,
+  /// whose page is not in `pages` and that is not pinned; of equals the lower slot. Returns how
+  /// many of `moves` were filled; `moves` must have room for all pages. Changes nothing but scratch
+  /// memory of this head. Throws Error(kInternal) when there are not enough slots.
+  int32_t plan(int head, std::span<const int32_t> pages, std::span<PageMove> moves,
+               const PageWorth& worth = {});
 
   /// Takes the plan as done: victims leave, moved pages are resident, and all of `pages` count as
   /// used now. `moves` must come from plan() of the same pages with nothing in between.

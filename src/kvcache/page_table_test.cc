@@ -4,6 +4,7 @@
 #include <rapidcheck/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -175,6 +176,23 @@ TEST(PageTable, RefusesWhatIsOutOfRange) {
   EXPECT_THROW(table.slot_of(2, 0), Error);
   EXPECT_THROW(table.page_in(0, 3), Error);
   EXPECT_THROW(table.assign_all(0, 4), Error);
+}
+
+TEST(PageTable, LetsPagesOfLeastWorthLeave) {
+  PageTable table(1, 4, kPages);
+  const float values[] = {9, 5, NAN, 7};
+  const PageWorth worth{2, values};
+  std::vector<PageMove> moves(4);
+  const auto plan = [&](std::vector<int32_t> pages) {
+    return std::vector<PageMove>(moves.begin(), moves.begin() + table.plan(0, pages, moves, worth));
+  };
+  table.assign_all(2, 4);  // slots hold 2, 3, 4, 5 of worth 9, 5, NaN, 7
+  EXPECT_EQ(plan({6}), (std::vector<PageMove>{{6, 2}}));
+  EXPECT_EQ(plan({6, 7}), (std::vector<PageMove>{{6, 2}, {7, 1}}));
+  EXPECT_EQ(plan({6, 7, 3}), (std::vector<PageMove>{{6, 2}, {7, 3}}));
+  // However recently it was used.
+  table.commit(0, std::vector<int32_t>{4}, {});
+  EXPECT_EQ(plan({6}), (std::vector<PageMove>{{6, 2}}));
 }
 
 }  // namespace

@@ -153,6 +153,10 @@ void SequenceCache::finish_prefill(ExecutionContext& ctx) {
   impl_->decoding = true;
 }
 
+void SequenceCache::end_prefill() {
+  for (const auto& layer : impl_->layers) layer->end_prefill();
+}
+
 void SequenceCache::append_token(ExecutionContext& ctx, int layer, View<const float, 2> k,
                                  View<const float, 2> v) {
   impl_->check_room(1);

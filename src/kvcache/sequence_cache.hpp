@@ -53,6 +53,8 @@ class SequenceCache {
   void commit_chunk(int64_t count);
   /// After the last chunk: sketches, and what decode needs in the fast tier.
   void finish_prefill(ExecutionContext& ctx);
+  /// The policy has seen the prompt: what no tier keeps of it is dropped.
+  void end_prefill();
 
   // --- decode: for each layer append_token, then the policy; then commit_token ------------------
   /// Appends k, v [M, d] of the token at tokens() to the current page of `layer`.

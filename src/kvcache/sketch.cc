@@ -4,13 +4,32 @@
 
 namespace freekv {
 
-std::string sketch_names() {
+namespace {
+
+template <typename Wanted>
+std::string list_names(Wanted&& wanted) {
   std::string names;
   for (const Sketch* sketch : sketch_table()) {
+    if (!wanted(*sketch)) continue;
     if (!names.empty()) names += ", ";
     names += sketch->name();
   }
   return names;
+}
+
+}  // namespace
+
+void Sketch::score_listed(Backend&, const KvShape&, const SketchQuery&, std::span<const std::byte>,
+                          std::span<const int32_t>, View<float, 2>) const {
+  fail(ErrorCode::kInternal, "sketch {} has one stage", name());
+}
+
+std::string sketch_names() {
+  return list_names([](const Sketch&) { return true; });
+}
+
+std::string mass_sketch_names() {
+  return list_names([](const Sketch& s) { return s.score_kind() == ScoreKind::kLogMass; });
 }
 
 const Sketch& find_sketch(std::string_view name) {
@@ -32,16 +51,24 @@ void SketchStore::build(Backend& backend, const KvPool& pool, int32_t slot, int 
   check_internal(page >= 0 && page < max_pages_, "page is {}, the sketches hold {}", page,
                  max_pages_);
   sketch_->build(backend, pool, slot, head, page,
-                 memory_.data() + head_bytes_ * static_cast<size_t>(head));
+                 {memory_.data() + head_bytes_ * static_cast<size_t>(head), head_bytes_});
 }
 
-void SketchStore::score(Backend& backend, int head, View<const float, 2> q, int64_t first,
+void SketchStore::score(Backend& backend, int head, const SketchQuery& query, int64_t first,
                         View<float, 2> scores) const {
   check_internal(first >= 0 && first + scores.shape(1) <= max_pages_,
                  "pages {} to {} are scored, the sketches hold {}", first, first + scores.shape(1),
                  max_pages_);
-  sketch_->score(backend, shape_, q, memory_.data() + head_bytes_ * static_cast<size_t>(head),
-                 first, scores);
+  sketch_->score(backend, shape_, query, head_store(head), first, scores);
+}
+
+void SketchStore::score_listed(Backend& backend, int head, const SketchQuery& query,
+                               std::span<const int32_t> pages, View<float, 2> scores) const {
+  for (const int32_t page : pages) {
+    check_internal(page >= 0 && page < max_pages_, "page {} is scored, the sketches hold {}", page,
+                   max_pages_);
+  }
+  sketch_->score_listed(backend, shape_, query, head_store(head), pages, scores);
 }
 
 size_t SketchStore::used_bytes(int64_t pages) const {

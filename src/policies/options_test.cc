@@ -35,14 +35,15 @@ TEST(PolicyTable, HasEveryMethodInOrder) {
     EXPECT_NE(make_policy(all), nullptr) << all;
     EXPECT_NE(make_policy(policy.name), nullptr);
   }
-  for (const char* name : {"freekv ", "full ", "quest ", "streaming "}) {
+  for (const char* name :
+       {"arkvale ", "freekv ", "full ", "h2o ", "quest ", "raas ", "snapkv ", "streaming "}) {
     EXPECT_NE(names.find(name), std::string::npos) << name;
   }
 }
 
 TEST(MakePolicy, NamesWhatItDoesNotKnow) {
   EXPECT_NE(message_of("h3o").find("policy is 'h3o', must be one of "), std::string::npos);
-  EXPECT_NE(message_of("").find("freekv, full"), std::string::npos);
+  EXPECT_NE(message_of("").find("freekv, freekv-coverage, full"), std::string::npos);
   EXPECT_EQ(message_of("freekv:alpha=1"),
             "policy freekv: key 'alpha' is unknown, must be one of tau, sketch, pooling, "
             "dense_layers, resident, recall");
@@ -60,7 +61,12 @@ TEST(MakePolicy, ChecksValues) {
   EXPECT_EQ(message_of("freekv:tau=hot"), "tau is 'hot', must be a number from -2 to 2");
   EXPECT_EQ(message_of("freekv:dense_layers=-1"),
             "dense_layers is '-1', must be a whole number from 0 to 1024");
-  EXPECT_EQ(message_of("quest:sketch=box"), "sketch is 'box', must be one of cuboid, minmax");
+  EXPECT_EQ(message_of("quest:sketch=box"),
+            "sketch is 'box', must be one of cuboid, key2, mean, minmax, minmax+key2");
+  EXPECT_EQ(message_of("freekv-coverage:sketch=mean"),
+            "sketch is 'mean', must estimate attention mass: key2, minmax+key2");
+  EXPECT_EQ(message_of("freekv-coverage:epsilon=-0.1"),
+            "epsilon is '-0.1', must be a number from 0 to 1");
   EXPECT_EQ(message_of("freekv:recall=disk"), "recall is 'disk', must be one of gather, streamed");
   EXPECT_FALSE(message_of("freekv:resident=0.99").empty());
   EXPECT_EQ(message_of("freekv:tau=0.9,sketch=cuboid,pooling=max_score,resident=2.5"), "");

@@ -26,10 +26,39 @@ class PolicyState {
   virtual ~PolicyState() = default;
 };
 
+/// What a policy may ask of the model, which stands above it: implemented by the engine. Calls
+/// take no memory.
+class ModelView {
+ public:
+  virtual ~ModelView() = default;
+  /// q [n, H * d], after RoPE, that `layer` would make of normed inputs x [n, D] of tokens at
+  /// `positions` [n]. Not on several threads at once.
+  virtual void project_query(ExecutionContext& ctx, Backend& backend, int layer,
+                             View<const float, 2> x, std::span<const int64_t> positions,
+                             View<float, 2> q) const = 0;
+  /// Turns keys x [heads, d] to where RoPE puts them at `position`, or back from there. On any
+  /// thread.
+  virtual void rotate(int64_t position, bool back, View<float, 2> x) const = 0;
+};
+
 /// One sequence of the batch, as a policy sees it.
 struct PolicySequence {
   SequenceCache& cache;
   PolicyState& state;
+  const ModelView* model = nullptr;
+};
+
+/// Queries of a prompt's last tokens, in one layer of one chunk.
+struct PromptQueries {
+  ExecutionContext& ctx;
+  Backend& backend;
+  int layer = 0;
+  float scale = 1;  // of q.k before the softmax: 1/sqrt(d)
+  const PolicySequence& sequence;
+  View<const float, 3> q;          // [T, H, d], after RoPE
+  int64_t position = 0;            // of the first of the T tokens
+  KvPool pool;                     // holds the KV of all tokens up to the last of these
+  std::span<const int32_t> slots;  // of their pages, for all heads
 };
 
 /// One layer of one decode step for the whole batch. Row r = sequence * M + head.
@@ -41,6 +70,7 @@ struct LayerStep {
   std::span<const PolicySequence> sequences;  // K and V of this step's token are appended
   View<const float, 3> q;                     // [R, G, d], after RoPE
   std::span<AttentionRow> rows;               // [R], filled by pages_for
+  View<const float, 2> input;                 // [batch, D], normed: what q, k and v are made of
 };
 
 class Policy {
@@ -51,7 +81,10 @@ class Policy {
   /// (budget below sink + window + one page).
   virtual CacheNeeds plan(const CacheConfig& config) const = 0;
   virtual std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const = 0;
-  /// After the prompt's last chunk, once per sequence.
+  /// The queries of the last CacheNeeds::observed tokens of a prompt (all, if it has fewer), token
+  /// after token within a layer; before on_prefill.
+  virtual void on_queries(const PromptQueries&) {}
+  /// After the prompt's last chunk, once per prompt. What no tier keeps is still in the slow tier.
   virtual void on_prefill(ExecutionContext&, Backend&, const PolicySequence&) {}
   /// Before q exists for this layer.
   virtual void begin_layer(LayerStep&) {}

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <numeric>
+
+#include "core/check.hpp"
 
 namespace freekv {
 namespace {
@@ -27,6 +31,10 @@ RetrievalState::RetrievalState(const CacheConfig& config, const CacheNeeds& need
   page_counts_.resize(static_cast<size_t>(config.layers) * heads);
   scores_.resize(heads * scores_per_head_);
   pooled_.resize(heads * candidates_max_);
+  const bool lists = !needs.sketch.empty() && find_sketch(needs.sketch).listed_share() < 1;
+  listed_max_ = lists ? candidates_max_ : 0;
+  listed_.resize(heads * listed_max_);
+  listed_counts_.resize(heads);
   moves_.resize(heads * selected_max_);
   move_counts_.resize(heads);
   row_slots_.resize(heads * attended_max_);
@@ -47,9 +55,46 @@ void RetrievalState::select_scored(Backend& backend, int layer, const SelectionP
       backend, params, scratch(params.head), part(pages_, at, selected_max_)));
 }
 
+void RetrievalState::select_range(int layer, int head, int32_t first) {
+  const size_t at = row(layer, head);
+  page_counts_[at] = selected_max_;
+  const auto out = part(pages_, at, selected_max_);
+  std::iota(out.begin(), out.end(), first);
+}
+
+void RetrievalState::exchange(int layer, int head, int32_t victim, int32_t newcomer) {
+  const size_t at = row(layer, head);
+  const auto pages = part(pages_, at, selected_max_).first(page_counts_[at]);
+  const auto found = std::find(pages.begin(), pages.end(), victim);
+  check_internal(found != pages.end(), "page {} of head {} leaves but is not selected", victim,
+                 head);
+  std::rotate(found, found + 1, pages.end());
+  pages.back() = newcomer;
+}
+
+void RetrievalState::select_worthiest(Backend& backend, int layer, int head,
+                                      const PageWorth& worth) {
+  const size_t at = row(layer, head);
+  const auto out =
+      part(pages_, at, selected_max_).first(std::min(selected_max_, worth.values.size()));
+  page_counts_[at] = out.size();
+  backend.top_k(View<const float, 1>(worth.values.data(), worth.values.size()), out);
+  for (int32_t& page : out) page += worth.first;
+}
+
 SelectionScratch RetrievalState::scratch(int head) {
   const auto h = static_cast<size_t>(head);
-  return {part(scores_, h, scores_per_head_), part(pooled_, h, candidates_max_)};
+  return {part(scores_, h, scores_per_head_), part(pooled_, h, candidates_max_),
+          part(listed_, h, listed_max_)};
+}
+
+std::span<int32_t> RetrievalState::listed(int head) {
+  const auto h = static_cast<size_t>(head);
+  return part(listed_, h, listed_max_).first(listed_counts_[h]);
+}
+
+std::span<const float> RetrievalState::page_mass(int head) const {
+  return std::span(pooled_).subspan(static_cast<size_t>(head) * candidates_max_, candidates_max_);
 }
 
 std::span<PageMove> RetrievalState::move_room(int head) {
@@ -102,36 +147,140 @@ RetrievalState& state_of(const LayerStep& step, const StepRow& row) {
   return static_cast<RetrievalState&>(step.sequences[static_cast<size_t>(row.sequence)].state);
 }
 
-SelectionParams selection_of(const LayerStep& step, SelectionRule rule, const StepRow& row) {
-  SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
-  return {&cache.layer(step.layer).sketches(),
-          row.head,
-          row_query(step, row),
-          cache.layout().candidates(cache.tokens() + 1 + rule.ahead),
-          rule.pooling,
-          step.scale};
-}
+// One row's selection, and the work of scoring for it as items that may be cut anywhere.
+class RowSelection {
+ public:
+  RowSelection(const LayerStep& step, SelectionRule rule, const StepRow& row)
+      : step_(step),
+        rule_(rule),
+        row_(row),
+        cache_(step.sequences[static_cast<size_t>(row.sequence)].cache),
+        state_(state_of(step, row)),
+        tokens_(cache_.tokens() + 1 + rule.ahead) {
+    const PageLayout& layout = cache_.layout();
+    params_.head = row.head;
+    params_.query = {row_query(step, row), step.scale};
+    params_.candidates = layout.candidates(tokens_);
+    params_.columns = params_.candidates;
+    params_.pooling = rule.pooling;
+    if (rule.by != SelectBy::kSketch) params_.columns = {0, layout.pages(tokens_)};
+    if (rule.by != SelectBy::kExactMass) {
+      params_.sketches = &cache_.layer(step.layer).sketches();
+    }
+  }
 
-// Cuts the candidates of all rows, laid end to end, into one part per worker.
-void score_rows(const LayerStep& step, SelectionRule rule, std::span<const StepRow> rows) {
+  // In this order: first_stage() and list() where the sketch has two, last_stage(), select().
+  bool lists() const { return lists_candidates(params_); }
+  int64_t first_stage_items() const {
+    return scores() && has_first_stage(params_, state_.wanted()) ? params_.candidates.size() : 0;
+  }
+  void first_stage(int32_t begin, int32_t end) const {
+    score_candidates(step_.backend, params_, scratch(), true, begin, end);
+  }
+
+  void list() const {
+    if (!scores()) return;
+    const int32_t count = list_candidates(step_.backend, params_, scratch(), state_.wanted());
+    state_.set_listed(row_.head, static_cast<size_t>(count));
+  }
+
+  // Candidates, then the pages whose mass is taken from their keys.
+  int64_t last_stage_items() const { return scores() ? sketched() + exact() : 0; }
+  void last_stage(int32_t begin, int32_t end) const {
+    const int32_t from_sketch = sketched();
+    if (begin < std::min(end, from_sketch)) score_sketched(begin, std::min(end, from_sketch));
+    for (int32_t i = std::max(begin, from_sketch); i < end;) i = score_exact(i, end);
+  }
+
+  void select() const {
+    state_.select_scored(step_.backend, step_.layer, params_);
+    // Where all are selected nothing was pooled.
+    if (rule_.by != SelectBy::kSketch && !has_choice(params_, state_.wanted())) {
+      pool_columns(step_.backend, params_, scratch());
+    }
+  }
+
+ private:
+  SelectionScratch scratch() const { return state_.scratch(row_.head); }
+  bool scores() const {
+    return rule_.by != SelectBy::kSketch || has_choice(params_, state_.wanted());
+  }
+  int32_t sketched() const {
+    if (!params_.sketches) return 0;
+    return lists() ? static_cast<int32_t>(state_.listed(row_.head).size())
+                   : params_.candidates.size();
+  }
+  int32_t exact() const {
+    return params_.columns.size() - (params_.sketches ? params_.candidates.size() : 0);
+  }
+
+  void score_sketched(int32_t begin, int32_t end) const {
+    if (lists()) {
+      score_listed(step_.backend, params_, scratch(),
+                   state_.listed(row_.head).subspan(static_cast<size_t>(begin),
+                                                    static_cast<size_t>(end - begin)));
+    } else {
+      score_candidates(step_.backend, params_, scratch(), false, begin, end);
+    }
+  }
+
+  // Scores as many of the pages from item `begin` on as a fixed array holds and lie together;
+  // returns the next item.
+  int32_t score_exact(int32_t begin, int32_t end) const {
+    std::array<int32_t, 64> slots;
+    std::array<float, 4096> block;
+    const LayerCache& layer = cache_.layer(step_.layer);
+    const PageRange window = cache_.layout().window(tokens_);
+    const int32_t page = exact_page(begin);
+    const int64_t group = params_.query.q.shape(0);
+    const int64_t room = std::min<int64_t>(std::size(slots), std::size(block) / group);
+    int32_t count = 0;
+    while (begin + count < end && count < room && exact_page(begin + count) == page + count) {
+      slots[static_cast<size_t>(count)] = layer.resident_slot(row_.head, page + count, window);
+      ++count;
+    }
+    const bool current = page + count == cache_.layout().pages(tokens_);
+    const int page_tokens = cache_.config().shape.page;
+    const AttentionRow pages{
+        layer.fast(), row_.head, std::span(slots).first(static_cast<size_t>(count)),
+        current ? static_cast<int>((tokens_ - 1) % page_tokens) + 1 : page_tokens};
+    const View<float, 2> scores(block.data(), group, count);
+    step_.backend.score_exact_pages(params_.query.q, pages, params_.query.scale, scores);
+    write_scores(params_, scratch(), page, scores);
+    return begin + count;
+  }
+  // The page of an item of the last stage past the sketched ones.
+  int32_t exact_page(int32_t item) const {
+    const int32_t i = item - sketched();
+    const bool after = params_.sketches && i >= params_.candidates.first;
+    return after ? i + params_.candidates.size() : i;
+  }
+
+  const LayerStep& step_;
+  SelectionRule rule_;
+  StepRow row_;
+  SequenceCache& cache_;
+  RetrievalState& state_;
+  int64_t tokens_;
+  SelectionParams params_;
+};
+
+// Cuts the items of all rows, laid end to end, into one part per worker.
+template <typename Items, typename Work>
+void share_items(const LayerStep& step, SelectionRule rule, std::span<const StepRow> rows,
+                 Items&& items, Work&& work) {
   // Whole blocks of sketches, and enough of them to be worth another thread.
   constexpr int64_t kGrain = 8 * BoxSketchView::kBlockPages;
-  const auto candidates = [&](const StepRow& row) -> int64_t {
-    const SelectionParams params = selection_of(step, rule, row);
-    const size_t wanted = state_of(step, row).wanted();
-    return has_choice(params, wanted) ? params.candidates.size() : 0;
-  };
   int64_t total = 0;
-  for (const StepRow& row : rows) total += candidates(row);
+  for (const StepRow& row : rows) total += items(RowSelection(step, rule, row));
   step.ctx.pool().parallel_for(total, kGrain, [&](int64_t begin, int64_t end, int) {
     int64_t first = 0;
     for (const StepRow& row : rows) {
-      const int64_t last = first + candidates(row);
+      const RowSelection selection(step, rule, row);
+      const int64_t last = first + items(selection);
       const int64_t from = std::max(begin, first), to = std::min(end, last);
       if (from < to) {
-        score_candidates(step.backend, selection_of(step, rule, row),
-                         state_of(step, row).scratch(row.head), static_cast<int32_t>(from - first),
-                         static_cast<int32_t>(to - first));
+        work(selection, static_cast<int32_t>(from - first), static_cast<int32_t>(to - first));
       }
       first = last;
     }
@@ -148,9 +297,18 @@ void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
 void select_rows(const LayerStep& step, SelectionRule rule,
                  FunctionRef<bool(const StepRow&)> wanted, FunctionRef<void(const StepRow&)> body) {
   in_rounds(step, wanted, [&](std::span<const StepRow> rows) {
-    score_rows(step, rule, rows);
+    // One sketch for all rows.
+    if (RowSelection(step, rule, rows[0]).lists()) {
+      share_items(
+          step, rule, rows, [](const RowSelection& s) { return s.first_stage_items(); },
+          [](const RowSelection& s, int32_t from, int32_t to) { s.first_stage(from, to); });
+      on_workers(step, rows, [&](const StepRow& row) { RowSelection(step, rule, row).list(); });
+    }
+    share_items(
+        step, rule, rows, [](const RowSelection& s) { return s.last_stage_items(); },
+        [](const RowSelection& s, int32_t from, int32_t to) { s.last_stage(from, to); });
     on_workers(step, rows, [&](const StepRow& row) {
-      state_of(step, row).select_scored(step.backend, step.layer, selection_of(step, rule, row));
+      RowSelection(step, rule, row).select();
       body(row);
     });
   });
@@ -166,6 +324,35 @@ View<const float, 2> row_query(const LayerStep& step, const StepRow& row) {
   return step.q[static_cast<int64_t>(row_index(step, row))];
 }
 
+double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages) {
+  const SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  const auto mass = state_of(step, row).page_mass(row.head);
+  const PageRange window = cache.layout().window(cache.tokens() + 1);
+  double found = 0;
+  const auto find = [&](int32_t page) { found += mass[static_cast<size_t>(page)]; };
+  for (int32_t page = 0; page < cache.layout().sink_pages(); ++page) find(page);
+  for (const int32_t page : pages) find(page);
+  for (int32_t page = window.first; page < window.last; ++page) find(page);
+  return std::max(0.0, 1 - found);
+}
+
+RecallMechanism parse_recall(const std::string& name) {
+  if (name == "gather") return RecallMechanism::kGather;
+  if (name == "streamed") return RecallMechanism::kStreamed;
+  fail(ErrorCode::kInvalidArgument, "recall is '{}', must be one of gather, streamed", name);
+}
+
+uint64_t recall_blocking(const LayerStep& step, const StepRow& row,
+                         std::span<const PageMove> moves) {
+  if (moves.empty()) return 0;
+  const auto begin = std::chrono::steady_clock::now();
+  SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  cache.layer(step.layer).recall_now(row.head, moves);
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
+          .count());
+}
+
 void set_dense_rows(LayerStep& step, int sequence) {
   const SequenceCache& cache = step.sequences[static_cast<size_t>(sequence)].cache;
   for (int head = 0; head < cache.config().shape.heads; ++head) {
@@ -174,9 +361,14 @@ void set_dense_rows(LayerStep& step, int sequence) {
 }
 
 void set_sparse_row(LayerStep& step, const StepRow& row, RetrievalState& state) {
+  set_sparse_row(step, row, state, state.selected(step.layer, row.head));
+}
+
+void set_sparse_row(LayerStep& step, const StepRow& row, RetrievalState& state,
+                    std::span<const int32_t> pages) {
   const SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
-  step.rows[row_index(step, row)] = cache.sparse_row(
-      step.layer, row.head, state.selected(step.layer, row.head), state.row_slots(row.head));
+  step.rows[row_index(step, row)] =
+      cache.sparse_row(step.layer, row.head, pages, state.row_slots(row.head));
 }
 
 }  // namespace freekv

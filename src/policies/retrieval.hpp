@@ -22,9 +22,21 @@ class RetrievalState : public PolicyState {
   std::span<const int32_t> selected(int layer, int head) const;
   /// Selects the pages of a layer's head from scored candidates (selection.hpp).
   void select_scored(Backend& backend, int layer, const SelectionParams& params);
+  /// Selects wanted() pages from `first` on.
+  void select_range(int layer, int head, int32_t first);
+  /// Selects `newcomer`, which is after all selected pages, in place of one of them.
+  void exchange(int layer, int head, int32_t victim, int32_t newcomer);
+  /// Selects the pages of highest worth among all that have a value.
+  void select_worthiest(Backend& backend, int layer, int head, const PageWorth& worth);
   /// How many pages a selection takes, and the memory that one of `head` needs.
   size_t wanted() const { return selected_max_; }
   SelectionScratch scratch(int head);
+  /// Candidates of `head` that a sketch's first stage left; set by select_rows().
+  std::span<int32_t> listed(int head);
+  void set_listed(int head, size_t count) { listed_counts_[static_cast<size_t>(head)] = count; }
+  /// After a selection by mass: the attention mass of page i of `head` in element i, the mean over
+  /// the group; of all pages so far. Valid until the head's next selection.
+  std::span<const float> page_mass(int head) const;
 
   /// Room for the misses of one selection of this head.
   std::span<PageMove> move_room(int head);
@@ -44,11 +56,14 @@ class RetrievalState : public PolicyState {
   size_t selected_max_;
   size_t candidates_max_;
   size_t scores_per_head_;
+  size_t listed_max_;
   size_t attended_max_;
   std::vector<int32_t> pages_;       // [layers][heads][k]
   std::vector<size_t> page_counts_;  // [layers][heads]
   std::vector<float> scores_;        // [heads][G * candidates]
   std::vector<float> pooled_;        // [heads][candidates]
+  std::vector<int32_t> listed_;      // [heads][candidates] for sketches of two stages
+  std::vector<size_t> listed_counts_;
   std::vector<PageMove> moves_;      // [heads][k]
   std::vector<size_t> move_counts_;  // [heads]
   std::vector<int32_t> row_slots_;   // [heads][attended pages]
@@ -65,11 +80,20 @@ struct StepRow {
 void for_rows(const LayerStep& step, FunctionRef<bool(const StepRow&)> wanted,
               FunctionRef<void(const StepRow&)> body);
 
+/// What the rows of one selection go by.
+enum class SelectBy : uint8_t {
+  kSketch,     // the candidates' scores, pooled
+  kMass,       // attention mass: of candidates as a kLogMass sketch estimates it, beside the exact
+               // one of sink and window, the mean over the group
+  kExactMass,  // attention mass from the keys of every page, all of which must be resident
+};
+
 /// How the rows of one selection choose.
 struct SelectionRule {
   Pooling pooling = Pooling::kMeanSoftmax;
   /// Steps from now that the selection is for: 0, or 1 for the next token's.
   int ahead = 0;
+  SelectBy by = SelectBy::kSketch;
 };
 
 /// Selects, with the step's queries, the pages of every row that `wanted` chooses, into its
@@ -83,9 +107,22 @@ size_t row_index(const LayerStep& step, const StepRow& row);
 /// q [G, d] of the row.
 View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
 
+/// After a selection by mass: what the row loses that attends to sink, window and `pages`.
+double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
+
+/// "gather" or "streamed"; throws Error(kInvalidArgument) for anything else.
+RecallMechanism parse_recall(const std::string& name);
+/// Recalls the row's misses while attention waits, and returns the nanoseconds that took. On the
+/// worker that planned them: they are few, and handing them to another thread would take longer
+/// than copying them.
+uint64_t recall_blocking(const LayerStep& step, const StepRow& row,
+                         std::span<const PageMove> moves);
+
 /// Gives all heads of the sequence the pages so far.
 void set_dense_rows(LayerStep& step, int sequence);
-/// Gives the row sink, its selected pages and the window.
+/// Gives the row sink, its selected pages (or these, ascending) and the window.
 void set_sparse_row(LayerStep& step, const StepRow& row, RetrievalState& state);
+void set_sparse_row(LayerStep& step, const StepRow& row, RetrievalState& state,
+                    std::span<const int32_t> pages);
 
 }  // namespace freekv

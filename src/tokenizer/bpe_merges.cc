@@ -6,20 +6,22 @@
 
 namespace freekv {
 
-BpeMerges::BpeMerges(std::span<const BpeMerge> merges, int32_t vocab_size) {
+BpeMerges::BpeMerges(std::span<const BpeMerge> merges, int32_t vocab_size,
+                     std::span<const uint32_t> ranks) {
+  const auto rank_of = [&](uint32_t i) { return ranks.empty() ? i : ranks[i]; };
   std::vector<uint32_t> order(merges.size());
   std::iota(order.begin(), order.end(), 0u);
   std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    return std::tie(merges[a].left, merges[a].right, a) <
-           std::tie(merges[b].left, merges[b].right, b);
+    return std::tuple(merges[a].left, merges[a].right, rank_of(a), a) <
+           std::tuple(merges[b].left, merges[b].right, rank_of(b), b);
   });
   begin_.assign(static_cast<size_t>(vocab_size) + 1, 0);
   const BpeMerge* last = nullptr;
-  for (const uint32_t rank : order) {
-    const BpeMerge& merge = merges[rank];
+  for (const uint32_t i : order) {
+    const BpeMerge& merge = merges[i];
     if (last != nullptr && last->left == merge.left && last->right == merge.right) continue;
     last = &merge;
-    entries_.push_back({merge.right, rank, merge.result});
+    entries_.push_back({merge.right, rank_of(i), merge.result});
     ++begin_[static_cast<size_t>(merge.left) + 1];
   }
   std::partial_sum(begin_.begin(), begin_.end(), begin_.begin());

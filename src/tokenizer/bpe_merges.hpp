@@ -36,9 +36,11 @@ class BpeMerges {
     std::vector<Candidate> candidates;
   };
 
-  /// A merge's rank is its position; of merges of the same pair the first counts. Ids are below
-  /// `vocab_size`; fewer than 2^32 merges.
-  BpeMerges(std::span<const BpeMerge> merges, int32_t vocab_size);
+  /// Lower ranks merge first, and of equal ranks the leftmost. `ranks` is as long as `merges`, or
+  /// empty: a merge's rank is its position. Of merges of the same pair the lowest rank counts. Ids
+  /// are below `vocab_size`; fewer than 2^32 merges.
+  BpeMerges(std::span<const BpeMerge> merges, int32_t vocab_size,
+            std::span<const uint32_t> ranks = {});
 
   size_t size() const { return entries_.size(); }
 

@@ -5,67 +5,64 @@
 #include <utility>
 
 #include "core/check.hpp"
-#include "io/quote.hpp"
-#include "tokenizer/byte_alphabet.hpp"
+#include "tokenizer/resolve_merges.hpp"
 
 namespace freekv {
 namespace {
-
-constexpr auto kMaxInt32 = static_cast<size_t>(std::numeric_limits<int32_t>::max());
 
 // The ends of a turn or of a text in common chat formats, which files do not always name by key.
 constexpr auto kEndNames = std::to_array<std::string_view>(
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"});
 
-int32_t find_part(const Vocabulary& vocabulary, std::string_view bytes, size_t merge,
-                  std::string_view what) {
-  const int32_t id = vocabulary.find_text(bytes);
-  if (id == kNoToken) {
-    fail(ErrorCode::kParse, "merge {}: its {} {} is no text token of the vocabulary", merge, what,
-         quoted(bytes));
+// The tokens that texts may spell out, those looked for before or after normalization.
+std::vector<SpecialToken> special_tokens(const TokenizerSpec& spec, bool normalized) {
+  std::vector<AddedTokenRule> rules(spec.types.size());
+  for (const AddedTokenRule& rule : spec.added) {
+    if (rule.id < 0 || static_cast<size_t>(rule.id) >= rules.size()) {
+      fail(ErrorCode::kParse, "added token {} is not below the {} token types", rule.id,
+           rules.size());
+    }
+    rules[static_cast<size_t>(rule.id)] = rule;
   }
-  return id;
+  std::vector<SpecialToken> tokens;
+  for (size_t i = 0; i < rules.size(); ++i) {
+    const bool control =
+        spec.types[i] == TokenType::kControl || spec.types[i] == TokenType::kUnknown;
+    if (!control && spec.types[i] != TokenType::kUserDefined) continue;
+    const AddedTokenRule& rule = rules[i];
+    if (rule.normalized != normalized) continue;
+    std::string text(spec.tokens[i]);
+    if (normalized && !spec.normalizer.metaspace && !text.empty()) {
+      text = freekv::normalized(text, spec.normalizer, true).value_or(text);
+    }
+    tokens.push_back({std::move(text), static_cast<int32_t>(i), control, rule.lstrip, rule.rstrip,
+                      rule.single_word});
+  }
+  return tokens;
 }
 
 }  // namespace
 
-std::vector<BpeMerge> Tokenizer::resolve_merges(const std::vector<std::string_view>& merges,
-                                                const Vocabulary& vocabulary) {
-  if (merges.size() > kMaxInt32) {
-    fail(ErrorCode::kParse, "{} merges, at most {} are supported", merges.size(), kMaxInt32);
-  }
-  std::vector<BpeMerge> resolved;
-  std::string bytes;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    // The alphabet has no space, so that the first one separates the two parts.
-    const size_t space = merges[i].find(' ');
-    if (space == std::string_view::npos || space == 0 || space + 1 == merges[i].size()) {
-      fail(ErrorCode::kParse, "merge {} is {}, must be two tokens and a space between", i,
-           quoted(merges[i]));
-    }
-    bytes.clear();
-    size_t middle = 0;
-    for (const std::string_view part : {merges[i].substr(0, space), merges[i].substr(space + 1)}) {
-      middle = bytes.size();
-      if (!append_spelled_bytes(part, bytes)) bytes += part;
-    }
-    const std::string_view whole = bytes;
-    resolved.push_back({find_part(vocabulary, whole.substr(0, middle), i, "left part"),
-                        find_part(vocabulary, whole.substr(middle), i, "right part"),
-                        find_part(vocabulary, whole, i, "result")});
-  }
-  return resolved;
-}
-
 Tokenizer::Tokenizer(const TokenizerSpec& spec)
-    : vocabulary_(spec.tokens, spec.types),
-      specials_(vocabulary_),
-      merges_(resolve_merges(spec.merges, vocabulary_), vocabulary_.size()),
+    : vocabulary_(spec.tokens, spec.types, {spec.spelling, spec.in_text}),
+      spelling_(spec.spelling),
+      specials_(special_tokens(spec, false)),
+      normalized_specials_(special_tokens(spec, true)),
+      merges_(resolve_merges(spec, vocabulary_)),
       pre_tokenizer_(PreTokenizer::create(spec.pre_tokenizer).value()),
-      whole_words_first_(pre_tokenizer_.name() == "llama-bpe"),
+      normalizer_(spec.normalizer),
+      strip_leading_space_(spec.strip_leading_space),
+      whole_words_first_(
+          spec.whole_words_first.value_or(spelling_ == TokenSpelling::kByteAlphabet &&
+                                          pre_tokenizer_.family().whole_words_and_bos)),
+      fuse_unknown_(spec.fuse_unknown),
       chat_template_(spec.chat_template) {
+  for (const SpecialToken& token : normalized_specials_.tokens()) {
+    if (token.text != vocabulary_.bytes(token.id)) normalized_bytes_[token.id] = token.text;
+  }
   set_special_ids(spec);
   set_byte_tokens();
+  space_split_ = choose_space_split(spec);
 }
 
 Result<Tokenizer> Tokenizer::create(const TokenizerSpec& spec) {
@@ -89,6 +86,7 @@ void Tokenizer::set_special_ids(const TokenizerSpec& spec) {
   padding_ = checked(spec.padding, "padding");
   unknown_ = checked(spec.unknown, "unknown");
   ends_ = {eos_, eot_, checked(spec.eom, "eom")};
+  for (const int32_t end : spec.ends) ends_.push_back(checked(end, "end of generation"));
   for (const std::string_view name : kEndNames) ends_.push_back(find_control(name));
   std::sort(ends_.begin(), ends_.end());
   ends_.erase(std::unique(ends_.begin(), ends_.end()), ends_.end());
@@ -96,21 +94,43 @@ void Tokenizer::set_special_ids(const TokenizerSpec& spec) {
   if (spec.add_bos.value_or(false) && bos_ == kNoToken) {
     fail(ErrorCode::kParse, "a bos token is to be added, but none is given");
   }
-  // Llama 3 begins every sequence with its bos token; the other families have none.
-  adds_bos_ = bos_ != kNoToken && spec.add_bos.value_or(pre_tokenizer_.name() == "llama-bpe");
+  const bool family_adds =
+      spelling_ == TokenSpelling::kSentencePiece || pre_tokenizer_.family().whole_words_and_bos;
+  adds_bos_ = bos_ != kNoToken && spec.add_bos.value_or(family_adds);
 }
 
 void Tokenizer::set_byte_tokens() {
+  byte_tokens_.fill(kNoToken);
+  const bool pieces = spelling_ == TokenSpelling::kSentencePiece;
+  for (int32_t id = vocab_size() - 1; pieces && id >= 0; --id) {
+    if (vocabulary_.type(id) != TokenType::kByte) continue;
+    byte_tokens_[static_cast<uint8_t>(vocabulary_.bytes(id)[0])] = id;
+  }
   for (size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
     const char c = static_cast<char>(byte);
     int32_t& token = byte_tokens_[byte];
-    token = vocabulary_.find_text({&c, 1});
-    if (token == kNoToken) token = unknown_;
-    if (token == kNoToken) {
+    if (!pieces) token = vocabulary_.find_text({&c, 1});
+    if (token != kNoToken) continue;
+    if (unknown_ == kNoToken) {
       fail(ErrorCode::kParse,
            "byte 0x{:02x} has no token, and there is no unknown token to stand for it", byte);
     }
+    if (!pieces) token = unknown_;
   }
+}
+
+Tokenizer::SpaceSplit Tokenizer::choose_space_split(const TokenizerSpec& spec) const {
+  if (spelling_ != TokenSpelling::kSentencePiece) return SpaceSplit::kNone;
+  if (spec.split_at_spaces) return SpaceSplit::kBeforeEach;
+  // A whole text may be a token, and then its parts must not be taken for whole.
+  if (whole_words_first_) return SpaceSplit::kNone;
+  for (int32_t id = 0; id < vocab_size(); ++id) {
+    const std::string_view bytes = vocabulary_.bytes(id);
+    for (size_t i = 1; i < bytes.size(); ++i) {
+      if (bytes[i] == ' ' && bytes[i - 1] != ' ') return SpaceSplit::kNone;
+    }
+  }
+  return SpaceSplit::kBeforeRuns;
 }
 
 void Tokenizer::check_id(int32_t id) const {
@@ -120,6 +140,15 @@ void Tokenizer::check_id(int32_t id) const {
 
 std::string_view Tokenizer::token_bytes(int32_t id) const {
   check_id(id);
+  return bytes_of(id);
+}
+
+std::string_view Tokenizer::bytes_of(int32_t id) const {
+  if (!normalized_bytes_.empty()) {
+    if (const auto it = normalized_bytes_.find(id); it != normalized_bytes_.end()) {
+      return it->second;
+    }
+  }
   return vocabulary_.bytes(id);
 }
 
@@ -134,9 +163,14 @@ bool Tokenizer::is_control(int32_t id) const {
 }
 
 int32_t Tokenizer::find_control(std::string_view text) const {
-  const int32_t id = text.empty() ? kNoToken : specials_.longest_at(vocabulary_, text);
-  const bool whole = id != kNoToken && vocabulary_.bytes(id).size() == text.size();
-  return whole && vocabulary_.is_control(id) ? id : kNoToken;
+  for (int32_t id = 0; id < vocab_size(); ++id) {
+    if (vocabulary_.is_control(id) && vocabulary_.bytes(id) == text) return id;
+  }
+  return kNoToken;
+}
+
+std::string_view Tokenizer::pre_tokenizer() const {
+  return spelling_ == TokenSpelling::kSentencePiece ? "spm" : pre_tokenizer_.name();
 }
 
 bool Tokenizer::is_end_of_generation(int32_t id) const {
@@ -147,8 +181,9 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens, bool special) con
   std::string text;
   for (const int32_t id : tokens) {
     check_id(id);
-    if (special || !vocabulary_.is_control(id)) text += vocabulary_.bytes(id);
+    if (special || !vocabulary_.is_control(id)) text += bytes_of(id);
   }
+  if (strip_leading_space_ && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
 

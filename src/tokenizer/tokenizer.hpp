@@ -1,8 +1,9 @@
-// Text to token ids and back: byte-level BPE with special tokens.
+// Text to token ids and back: BPE of bytes or of characters, with special tokens.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,31 +15,16 @@
 #include "tokenizer/bpe_merges.hpp"
 #include "tokenizer/pre_tokenizer.hpp"
 #include "tokenizer/special_tokens.hpp"
+#include "tokenizer/tokenizer_spec.hpp"
 #include "tokenizer/vocabulary.hpp"
 
 namespace freekv {
 
-/// What a tokenizer is made of, untrusted. Views are read during Tokenizer::create only.
-struct TokenizerSpec {
-  std::string source;  // the file, for errors
-  std::string_view pre_tokenizer = "default";
-  std::vector<std::string_view> tokens;  // by id, in the byte alphabet's spelling
-  std::vector<TokenType> types;          // empty: all kNormal
-  std::vector<std::string_view> merges;  // "left right", in order of rank
-  // Ids, or kNoToken.
-  int32_t bos = kNoToken;  // begins a sequence
-  int32_t eos = kNoToken;  // ends a text
-  int32_t eot = kNoToken;  // ends a turn
-  int32_t eom = kNoToken;  // ends a message within a turn
-  int32_t padding = kNoToken;
-  int32_t unknown = kNoToken;   // stands for bytes that have no token
-  std::optional<bool> add_bos;  // when unset, as the model family does
-  std::optional<std::string> chat_template;
-};
-
 struct EncodeOptions {
-  bool add_bos = false;        // begin with bos() if adds_bos()
-  bool parse_special = false;  // recognise special tokens written in the text, else they are text
+  bool add_bos = false;  // begin with bos() if adds_bos()
+  /// Recognise control tokens written in the text, else these are text. User-defined tokens always
+  /// are recognised, as in Hugging Face tokenizers and llama.cpp.
+  bool parse_special = false;
 };
 
 /// Immutable once made; calls may run in several threads.
@@ -47,15 +33,24 @@ class Tokenizer {
   /// From tokenizer.ggml.* of a model file. Errors carry the file and name the key: kUnsupported
   /// for another kind of tokenizer or an unknown pre-tokenizer, kParse for anything inconsistent.
   static Result<Tokenizer> from_gguf(const Gguf& gguf);
+  /// From tokenizer.json of a Hugging Face checkpoint folder, in the forms that Llama, Mistral,
+  /// Qwen and GPT-2 models use, and what stands beside it: tokenizer_config.json,
+  /// special_tokens_map.json, generation_config.json, config.json and chat_template.jinja, each
+  /// where there is one. Ids are those of Hugging Face `tokenizers`. Errors carry the file and name
+  /// the field: kNotFound without tokenizer.json, kUnsupported for a component of another kind,
+  /// kParse for anything inconsistent.
+  static Result<Tokenizer> from_folder(const std::string& folder);
   static Result<Tokenizer> create(const TokenizerSpec& spec);
 
   /// Any bytes are text. Linear in text.size() but for a factor log(longest word). Throws
   /// Error(kInvalidArgument) for texts beyond 2^31 - 1 bytes.
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
 
-  /// The bytes of the tokens, joined; control tokens are left out unless `special`. Undoes encode()
-  /// for every text when the vocabulary has all 256 byte tokens (always unless unknown() is set).
-  /// Throws Error(kInvalidArgument) for an id outside the vocabulary.
+  /// The bytes of the tokens, joined; control tokens are left out unless `special`. A SentencePiece
+  /// vocabulary's space prefix is left out: one space, where the text begins with it. Undoes
+  /// encode() for every text of byte-level BPE when the vocabulary has all 256 byte tokens (always
+  /// unless unknown() is set) and no normalization; for SentencePiece, for texts without U+2581 and
+  /// special tokens. Throws Error(kInvalidArgument) for an id outside the vocabulary.
   std::string decode(std::span<const int32_t> tokens, bool special = false) const;
 
   /// Bytes that a token stands for, control tokens included; throws as decode(). Lives as long as
@@ -69,8 +64,11 @@ class Tokenizer {
 
   int32_t vocab_size() const { return vocabulary_.size(); }
   size_t merge_count() const { return merges_.size(); }
-  size_t special_count() const { return specials_.size(); }
-  std::string_view pre_tokenizer() const { return pre_tokenizer_.name(); }
+  size_t special_count() const { return specials_.size() + normalized_specials_.size(); }
+  /// Whether decode() drops a space at the beginning of a text.
+  bool strips_leading_space() const { return strip_leading_space_; }
+  /// "spm" for SentencePiece BPE, which takes whole texts.
+  std::string_view pre_tokenizer() const;
 
   // Ids, or kNoToken.
   int32_t bos() const { return bos_; }
@@ -91,18 +89,34 @@ class Tokenizer {
   explicit Tokenizer(const TokenizerSpec& spec);
   class Encoder;
 
-  static std::vector<BpeMerge> resolve_merges(const std::vector<std::string_view>& merges,
-                                              const Vocabulary& vocabulary);
+  // token_bytes() of an id that is in the vocabulary.
+  std::string_view bytes_of(int32_t id) const;
+  // How a SentencePiece text is cut before merging.
+  enum class SpaceSplit {
+    kNone,
+    kBeforeRuns,  // before a run of spaces: no token goes across, so that it changes nothing
+    kBeforeEach,
+  };
+
   void check_id(int32_t id) const;
+
   void set_special_ids(const TokenizerSpec& spec);
   void set_byte_tokens();
+  SpaceSplit choose_space_split(const TokenizerSpec& spec) const;
 
   Vocabulary vocabulary_;
-  SpecialTokens specials_;
+  TokenSpelling spelling_;
+  SpecialTokens specials_;             // found in the text as it is
+  SpecialTokens normalized_specials_;  // found in what lies between, after normalization
+  std::map<int32_t, std::string> normalized_bytes_;  // where those stand for more than their bytes
   BpeMerges merges_;
   PreTokenizer pre_tokenizer_;
+  NormalizerOptions normalizer_;
+  SpaceSplit space_split_ = SpaceSplit::kNone;
+  bool strip_leading_space_ = false;
   std::array<int32_t, 256> byte_tokens_{};
-  bool whole_words_first_ = false;  // a word that is a token becomes it, whatever the merges say
+  bool whole_words_first_ = false;
+  bool fuse_unknown_ = false;
   bool adds_bos_ = false;
   int32_t bos_ = kNoToken;
   int32_t eos_ = kNoToken;

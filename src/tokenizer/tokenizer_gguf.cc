@@ -3,6 +3,7 @@
 
 #include "core/check.hpp"
 #include "io/quote.hpp"
+#include "tokenizer/resolve_merges.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 namespace freekv {
@@ -37,21 +38,45 @@ std::vector<std::string_view> views(const GgufStringArray& strings) {
   return std::vector<std::string_view>(strings.begin(), strings.end());
 }
 
-TokenizerSpec read_spec(const Gguf& gguf) {
-  const std::string_view model = gguf.get_string("tokenizer.ggml.model");
-  if (model != "gpt2") {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("tokenizer.ggml.model is {}, the one supported is 'gpt2' (byte-level "
-                            "BPE)",
-                            quoted(model)),
-                gguf.name());
+// SentencePiece BPE, by the rules of llama.cpp for what the file does not say.
+void read_sentencepiece(const Gguf& gguf, TokenizerSpec& spec) {
+  spec.spelling = TokenSpelling::kSentencePiece;
+  spec.normalizer.unmark_spaces = true;
+  if (gguf.find_bool("tokenizer.ggml.add_space_prefix").value_or(true)) {
+    spec.normalizer.space_prefix = SpacePrefix::kAlways;
+    spec.strip_leading_space = true;
   }
+  const GgufFloatArray scores = gguf.get_floats("tokenizer.ggml.scores");
+  spec.scores.reserve(scores.size());
+  for (size_t i = 0; i < scores.size(); ++i) spec.scores.push_back(scores[i]);
+}
+
+void read_byte_level(const Gguf& gguf, TokenizerSpec& spec) {
+  spec.pre_tokenizer = gguf.find_string("tokenizer.ggml.pre").value_or("default");
+  const GgufStringArray merges = gguf.get_strings("tokenizer.ggml.merges");
+  spec.merges.reserve(merges.size());
+  for (const std::string_view merge : merges) {
+    spec.merges.push_back(split_merge(merge, spec.merges.size()));
+  }
+}
+
+TokenizerSpec read_spec(const Gguf& gguf) {
   TokenizerSpec spec;
   spec.source = gguf.name();
-  spec.pre_tokenizer = gguf.find_string("tokenizer.ggml.pre").value_or("default");
+  const std::string_view model = gguf.get_string("tokenizer.ggml.model");
+  if (model != "gpt2" && model != "llama") {
+    fail(ErrorCode::kUnsupported,
+         "tokenizer.ggml.model is {}, supported are 'gpt2' (byte-level BPE) and 'llama' "
+         "(SentencePiece BPE)",
+         quoted(model));
+  }
   spec.tokens = views(gguf.get_strings("tokenizer.ggml.tokens"));
   spec.types = read_types(gguf);
-  spec.merges = views(gguf.get_strings("tokenizer.ggml.merges"));
+  if (model == "llama") {
+    read_sentencepiece(gguf, spec);
+  } else {
+    read_byte_level(gguf, spec);
+  }
   spec.bos = read_id(gguf, "bos_token_id");
   spec.eos = read_id(gguf, "eos_token_id");
   spec.eot = read_id(gguf, "eot_token_id");
@@ -69,7 +94,7 @@ Result<Tokenizer> Tokenizer::from_gguf(const Gguf& gguf) {
   try {
     return create(read_spec(gguf));
   } catch (const Error& error) {
-    return error;
+    return error.where().empty() ? Error(error.code(), error.message(), gguf.name()) : error;
   }
 }
 

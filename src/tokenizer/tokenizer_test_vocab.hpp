@@ -7,6 +7,7 @@
 
 #include "io/gguf_test_file.hpp"
 #include "tokenizer/byte_alphabet.hpp"
+#include "tokenizer/resolve_merges.hpp"
 #include "tokenizer/tokenizer.hpp"
 
 namespace freekv {
@@ -48,7 +49,9 @@ class SmallVocabulary {
     spec.pre_tokenizer = pre_;
     spec.tokens.assign(tokens.begin(), tokens.end());
     spec.types = types;
-    spec.merges.assign(merges.begin(), merges.end());
+    for (const std::string& merge : merges) {
+      spec.merges.push_back(split_merge(merge, spec.merges.size()));
+    }
     spec.bos = spec.eos = id_of("<|endoftext|>");
     return spec;
   }

@@ -3,9 +3,10 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -17,6 +18,11 @@
 namespace freekv {
 namespace {
 
+// Of the processor: other programs on the machine do not count.
+double cpu_seconds_since(std::clock_t start) {
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
 const std::string kVocab = FREEKV_SOURCE_DIR "/../shared/data/vocab/";
 
 std::string read_file(const std::string& path) {
@@ -24,8 +30,8 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-Tokenizer make_gpt2() {
-  Gguf gguf = std::move(Gguf::open(kVocab + "gpt-2.gguf")).value();
+Tokenizer from_file(const std::string& name) {
+  Gguf gguf = std::move(Gguf::open(kVocab + name)).value();
   return std::move(Tokenizer::from_gguf(gguf)).value();
 }
 
@@ -41,7 +47,7 @@ Tokenizer make_llama3() {
   spec.tokens.assign(tokens.begin(), tokens.end());
   for (std::string_view rest = merge_lines; !rest.empty();) {
     const size_t end = rest.find('\n');
-    if (end > 0) spec.merges.push_back(rest.substr(0, end));
+    if (end > 0) spec.merges.push_back(split_merge(rest.substr(0, end), spec.merges.size()));
     rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
   }
   return std::move(Tokenizer::create(spec)).value();
@@ -49,9 +55,13 @@ Tokenizer make_llama3() {
 
 // Loading takes a second or so under sanitizers: once per program.
 const Tokenizer& tokenizer_of(const std::string& name) {
-  static const std::unique_ptr<Tokenizer> gpt2 = std::make_unique<Tokenizer>(make_gpt2());
-  static const std::unique_ptr<Tokenizer> llama3 = std::make_unique<Tokenizer>(make_llama3());
-  return name == "gpt-2" ? *gpt2 : *llama3;
+  static std::map<std::string, std::unique_ptr<Tokenizer>> made;
+  std::unique_ptr<Tokenizer>& tokenizer = made[name];
+  if (!tokenizer) {
+    tokenizer = std::make_unique<Tokenizer>(name == "llama-bpe" ? make_llama3()
+                                                                : from_file(name + ".gguf"));
+  }
+  return *tokenizer;
 }
 
 std::vector<std::string> cases_of(const std::string& name) {
@@ -112,7 +122,10 @@ TEST_P(TokenizerVectors, DecodeUndoesEncodeForAnyBytes) {
     }
     const std::vector<int32_t> ids = tokenizer.encode(text);
     RC_ASSERT(tokenizer.decode(ids) == text);
-    RC_ASSERT(tokenizer.decode(tokenizer.encode(text, {.parse_special = true}), true) == text);
+    // A space prefix comes after special tokens too, and there it stays.
+    if (!tokenizer.strips_leading_space()) {
+      RC_ASSERT(tokenizer.decode(tokenizer.encode(text, {.parse_special = true}), true) == text);
+    }
     StreamDecoder stream(tokenizer);
     std::string joined;
     for (const int32_t id : ids) joined += stream.push(id);
@@ -127,17 +140,19 @@ TEST_P(TokenizerVectors, AMegabyteOfAnythingTakesLinearTime) {
   for (const std::string unit : {"a", " ", "7", "!", "\n", "\xcc\x81", "\xff", "="}) {
     std::string text;
     while (text.size() < 1'000'000) text += unit;
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     const std::vector<int32_t> ids = tokenizer.encode(text);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    const double seconds = cpu_seconds_since(start);
     EXPECT_EQ(tokenizer.decode(ids), text);
-    EXPECT_LT(seconds.count(), 20) << unit;  // some 0.3 s alone on a machine; quadratic is hours
+    EXPECT_LT(seconds, 20) << unit;  // some 0.3 s alone on a machine; quadratic is hours
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Published, TokenizerVectors, testing::Values("gpt-2", "llama-bpe"),
-                         [](const auto& info) {
-                           return info.param == "gpt-2" ? "Gpt2" : "Llama3";
+INSTANTIATE_TEST_SUITE_P(Published, TokenizerVectors,
+                         testing::Values("gpt-2", "llama-bpe", "llama-spm"), [](const auto& info) {
+                           return info.param == "gpt-2"       ? "Gpt2"
+                                  : info.param == "llama-bpe" ? "Llama3"
+                                                              : "LlamaSpm";
                          });
 
 }  // namespace

@@ -43,6 +43,25 @@ Utf8Step utf8_step(std::string_view text) {
   return {available < lead.length ? Utf8State::kTruncated : Utf8State::kValid, available};
 }
 
+void append_utf8(uint32_t code, std::string& text) {
+  const auto tail = [&](int shift) { text += static_cast<char>(0x80u | (code >> shift & 0x3fu)); };
+  if (code < 0x80) {
+    text += static_cast<char>(code);
+    return;
+  }
+  if (code < 0x800) {
+    text += static_cast<char>(0xc0u | code >> 6);
+  } else if (code < 0x10000) {
+    text += static_cast<char>(0xe0u | code >> 12);
+    tail(6);
+  } else {
+    text += static_cast<char>(0xf0u | code >> 18);
+    tail(12);
+    tail(6);
+  }
+  tail(0);
+}
+
 size_t utf8_valid_prefix(std::string_view text) {
   size_t at = 0;
   while (at < text.size()) {

@@ -8,11 +8,9 @@ namespace freekv {
 namespace {
 
 std::string encode(uint32_t code) {
-  const auto tail = [&](int shift) { return static_cast<char>(0x80 | (code >> shift & 0x3f)); };
-  if (code < 0x80) return {static_cast<char>(code)};
-  if (code < 0x800) return {static_cast<char>(0xc0 | code >> 6), tail(0)};
-  if (code < 0x10000) return {static_cast<char>(0xe0 | code >> 12), tail(6), tail(0)};
-  return {static_cast<char>(0xf0 | code >> 18), tail(12), tail(6), tail(0)};
+  std::string text;
+  append_utf8(code, text);
+  return text;
 }
 
 TEST(Utf8, EveryCodePointAndItsPrefixes) {
@@ -22,6 +20,7 @@ TEST(Utf8, EveryCodePointAndItsPrefixes) {
     const Utf8Step step = utf8_step(text);
     ASSERT_EQ(step.state, valid ? Utf8State::kValid : Utf8State::kInvalid) << code;
     ASSERT_EQ(step.length, valid ? text.size() : 1u) << code;
+    ASSERT_TRUE(!valid || utf8_code_point(text) == code) << code;
     for (size_t length = 1; valid && length < text.size(); ++length) {
       ASSERT_EQ(utf8_step(text.substr(0, length)).state, Utf8State::kTruncated) << code;
       ASSERT_EQ(utf8_incomplete_suffix("ab\xff" + text.substr(0, length)), length) << code;

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "core/check.hpp"
+#include "io/quote.hpp"
 #include "tokenizer/byte_alphabet.hpp"
 
 namespace freekv {
@@ -31,17 +32,66 @@ uint64_t hash_bytes(std::string_view bytes, uint64_t seed) {
   return fold(hash, 0xd6e8feb86659fd93u);
 }
 
-// Spelt tokens become their bytes; others are literal.
-void append_token(std::string_view token, TokenType type, std::string& arena) {
-  const bool literal =
-      type == TokenType::kUnknown || type == TokenType::kControl || type == TokenType::kUserDefined;
-  if (literal || !append_spelled_bytes(token, arena)) arena += token;
+bool is_literal(TokenType type) {
+  return type == TokenType::kUnknown || type == TokenType::kControl ||
+         type == TokenType::kUserDefined;
+}
+
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
 }
 
 }  // namespace
 
+int spelt_byte(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  const int high = hex_digit(token[3]);
+  const int low = hex_digit(token[4]);
+  return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+std::string unmark_spaces(std::string_view text) {
+  std::string plain;
+  for (size_t mark = 0; (mark = text.find(kSpaceMark)) != std::string_view::npos;) {
+    plain += text.substr(0, mark);
+    plain += ' ';
+    text.remove_prefix(mark + kSpaceMark.size());
+  }
+  return plain += text;
+}
+
+void Vocabulary::check_type(size_t id) const {
+  const auto type = static_cast<int32_t>(types_[id]);
+  if (type < static_cast<int32_t>(TokenType::kNormal) ||
+      type > static_cast<int32_t>(TokenType::kByte)) {
+    fail(ErrorCode::kParse, "token {} has type {}, must be 1 to 6", id, type);
+  }
+}
+
+void Vocabulary::append_token(size_t id, std::string_view token, TokenSpelling spelling) {
+  const TokenType type = types_[id];
+  if (spelling == TokenSpelling::kByteAlphabet) {
+    if (is_literal(type) || !append_spelled_bytes(token, arena_)) arena_ += token;
+  } else if (type == TokenType::kByte) {
+    const int byte = spelt_byte(token);
+    if (byte < 0) {
+      fail(ErrorCode::kParse, "byte token {} is {}, must be like '<0x0A>'", id, quoted(token));
+    }
+    arena_ += static_cast<char>(byte);
+  } else {
+    if (token.size() > kMaxPieceBytes) {
+      fail(ErrorCode::kParse, "token {} has {} bytes, at most {} are supported", id, token.size(),
+           kMaxPieceBytes);
+    }
+    arena_ += unmark_spaces(token);
+  }
+}
+
 Vocabulary::Vocabulary(const std::vector<std::string_view>& tokens,
-                       std::span<const TokenType> types) {
+                       std::span<const TokenType> types, const Options& options) {
   if (tokens.empty()) fail(ErrorCode::kParse, "the vocabulary has no tokens");
   if (tokens.size() > std::numeric_limits<int32_t>::max() / 4) {
     fail(ErrorCode::kParse, "the vocabulary has {} tokens, at most {} are supported", tokens.size(),
@@ -51,25 +101,31 @@ Vocabulary::Vocabulary(const std::vector<std::string_view>& tokens,
     fail(ErrorCode::kParse, "{} token types for {} tokens", types.size(), tokens.size());
   }
   types_.assign(tokens.size(), TokenType::kNormal);
+  std::copy(types.begin(), types.end(), types_.begin());
   ends_.push_back(0);
   for (size_t i = 0; i < tokens.size(); ++i) {
-    if (!types.empty()) types_[i] = types[i];
-    const auto type = static_cast<int32_t>(types_[i]);
-    if (type < static_cast<int32_t>(TokenType::kNormal) ||
-        type > static_cast<int32_t>(TokenType::kByte)) {
-      fail(ErrorCode::kParse, "token {} has type {}, must be 1 to 6", i, type);
+    check_type(i);
+    if (tokens[i].empty() && types_[i] != TokenType::kUnused) {
+      fail(ErrorCode::kParse, "token {} is empty", i);
     }
-    if (tokens[i].empty()) fail(ErrorCode::kParse, "token {} is empty", i);
-    append_token(tokens[i], types_[i], arena_);
+    append_token(i, tokens[i], options.spelling);
     ends_.push_back(arena_.size());
   }
+  const bool pieces = options.spelling == TokenSpelling::kSentencePiece;
+  const auto findable = [&](int32_t id) {
+    const auto i = static_cast<size_t>(id);
+    if (tokens[i].empty()) return false;
+    if (pieces && (types_[i] == TokenType::kByte || tokens[i].find(' ') != std::string_view::npos))
+      return false;
+    return options.in_text.empty() ? !is_control(id) : options.in_text[i] != 0;
+  };
   // A seed of its own per vocabulary, so that no file can be written whose tokens all collide.
   std::random_device random;
   seed_ = uint64_t{random()} << 32 | random();
   slots_.assign(std::bit_ceil(tokens.size() * 2), kNoToken);
   for (const bool user_defined : {false, true}) {
     for (int32_t id = 0; id < size(); ++id) {
-      if (is_control(id) || (type(id) == TokenType::kUserDefined) != user_defined) continue;
+      if (!findable(id) || (type(id) == TokenType::kUserDefined) != user_defined) continue;
       int32_t& slot = slots_[slot_of(bytes(id))];
       if (slot == kNoToken) slot = id;
     }

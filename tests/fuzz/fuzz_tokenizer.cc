@@ -24,8 +24,10 @@ void round_trip(const Tokenizer& tokenizer, std::string_view text) {
     for (const int32_t id : ids) joined += stream.push(id);
     joined += stream.flush();
     if (joined != decoded) std::abort();
-    // An unknown token stands for bytes that it does not give back.
-    if (tokenizer.unknown() == kNoToken && decoded != text) std::abort();
+    // An unknown token stands for bytes that it does not give back, and SentencePiece takes two
+    // characters for a space.
+    const bool lossless = tokenizer.unknown() == kNoToken && tokenizer.pre_tokenizer() != "spm";
+    if (lossless && decoded != text) std::abort();
   }
 }
 

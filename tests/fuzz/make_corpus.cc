@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/gguf_test_file.hpp"
+#include "io/safetensors_test_file.hpp"
 #include "tokenizer/tokenizer_test_vocab.hpp"
 
 namespace freekv {
@@ -46,6 +47,25 @@ void write_gguf(const std::filesystem::path& folder) {
   write(folder / "claims_entries", large.bytes());
 }
 
+void write_safetensors(const std::filesystem::path& folder) {
+  const std::string first = safetensors_entry("a", "F32", "2,1", 0, 8);
+  const std::string data(16, '\3'), half(8, '\3');
+  write(folder / "one", safetensors_bytes(safetensors_header({first}), half));
+  const std::string types = safetensors_header(
+      {R"("__metadata__":{"format":"pt"})", first, safetensors_entry("b", "BF16", "1,1,2", 8, 12),
+       safetensors_entry("c", "F4", "4", 12, 14), safetensors_entry("d", "I16", "", 14, 16),
+       safetensors_entry("e", "F64", "0", 16, 16)});
+  write(folder / "types", safetensors_bytes(types, data));
+  write(folder / "empty", safetensors_bytes("{}", ""));
+  write(folder / "overlap",
+        safetensors_bytes(safetensors_header({first, safetensors_entry("b", "F16", "6", 4, 16)}),
+                          data));
+  write(folder / "claims_header",
+        safetensors_bytes(safetensors_header({first}), data, uint64_t{1} << 40));
+  const std::string overflow = safetensors_entry("a", "F32", "4294967296,4294967296,2", 0, 8);
+  write(folder / "shape_overflow", safetensors_bytes(safetensors_header({overflow}), half));
+}
+
 void write_tokenizer(const std::filesystem::path& folder) {
   const std::vector<std::pair<const char*, std::string>> texts = {
       {"prose", "Hello hello, y'all! We'LL pay $1234.50\r\n\r\n  \t in 2 days"},
@@ -76,6 +96,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   freekv::write_gguf(std::filesystem::path(argv[1]) / "gguf");
+  freekv::write_safetensors(std::filesystem::path(argv[1]) / "safetensors");
   freekv::write_tokenizer(std::filesystem::path(argv[1]) / "tokenizer");
   return 0;
 }

@@ -41,8 +41,11 @@ void check_row(const Scenario& setup, const AttentionRow& row, TestSequence& seq
   if (!all) {
     ASSERT_GT(t, setup.tokens.budget) << "pages are left out within the budget";
     ASSERT_LE(count, layout.attended_pages());
-    // The current page is unfinished: at most that much more than the budget.
-    ASSERT_LT((count - 1) * setup.page + row.last_tokens, setup.tokens.budget + setup.page);
+    // The current page is unfinished: at most that much more than the budget, unless the policy
+    // asked to attend to more than one selection.
+    const int32_t more = layout.attended_selected() - layout.selected();
+    ASSERT_LT((count - 1) * setup.page + row.last_tokens,
+              setup.tokens.budget + (more + 1) * setup.page);
   }
   const int32_t sink = all ? 0 : layout.sink_pages();
   const int32_t window = all ? pages : pages - layout.window(t).first;

@@ -67,7 +67,8 @@ Driver::Driver(const Scenario& setup, const std::string& specification,
     : setup_(setup),
       ctx_(setup.threads),
       backend_(std::move(backend)),
-      policy_(make_policy(specification)) {
+      policy_(make_policy(specification)),
+      model_(setup.kv_heads, setup.group, setup.dim) {
   const int heads = setup.kv_heads * setup.group;
   BackendLimits limits;
   limits.max_rows = kMaxBatch;
@@ -85,6 +86,7 @@ Driver::Driver(const Scenario& setup, const std::string& specification,
   v_.resize(k_.size());
   rows_.resize(static_cast<size_t>(kMaxBatch * setup.kv_heads));
   sequences_.reserve(kMaxBatch);
+  input_.resize(static_cast<size_t>(kMaxBatch * FakeModel::kInput));
 }
 
 std::unique_ptr<TestSequence> Driver::make_sequence(uint64_t seed, CacheServices services) {
@@ -109,6 +111,7 @@ void Driver::prefill(TestSequence& sequence, int64_t tokens) {
       }
       sequence.plain.append(ctx_, layer, position, k, v);
       const auto pages = sequence.cache.append_chunk(ctx_, layer, k, v);
+      show_queries(sequence, layer, q, end, pages);
       if (!setup_.attend_in_prefill) continue;
       backend_->prefill_attention(ctx_,
                                   {q, pages.pool, pages.slots, position, scale_of(setup_), out});
@@ -117,7 +120,26 @@ void Driver::prefill(TestSequence& sequence, int64_t tokens) {
     sequence.cache.commit_chunk(n);
   }
   sequence.cache.finish_prefill(ctx_);
-  policy_->on_prefill(ctx_, *backend_, {sequence.cache, *sequence.state});
+  policy_->on_prefill(ctx_, *backend_, {sequence.cache, *sequence.state, &model_});
+  sequence.cache.end_prefill();
+}
+
+// Those of the prompt's last tokens that the policy asks for, as the engine does.
+void Driver::show_queries(TestSequence& sequence, int layer, View<const float, 3> q, int64_t end,
+                          const SequenceCache::PrefillPages& pages) {
+  const int64_t position = sequence.cache.tokens(), n = q.shape(0);
+  const int64_t observed = std::min(sequence.cache.needs().observed, end);
+  const int64_t unseen = std::clamp<int64_t>(end - observed - position, 0, n);
+  if (unseen == n) return;
+  policy_->on_queries({ctx_,
+                       *backend_,
+                       layer,
+                       scale_of(setup_),
+                       {sequence.cache, *sequence.state, &model_},
+                       view3(q[unseen].data(), n - unseen, q.shape(1), q.shape(2)),
+                       position + unseen,
+                       pages.pool,
+                       pages.slots});
 }
 
 void Driver::step(std::span<TestSequence* const> batch) {
@@ -126,7 +148,12 @@ void Driver::step(std::span<TestSequence* const> batch) {
   const auto q = view3(q_.data(), rows, setup_.group, setup_.dim);
   const auto out = view3(out_.data(), rows, setup_.group, setup_.dim);
   sequences_.clear();
-  for (TestSequence* each : batch) sequences_.push_back({each->cache, *each->state});
+  for (TestSequence* each : batch) sequences_.push_back({each->cache, *each->state, &model_});
+  // What the model above would know of its input: whose it is (FakeModel).
+  const View<float, 2> input(input_.data(), n, FakeModel::kInput);
+  for (int64_t s = 0; s < n; ++s) {
+    FakeModel::describe(batch[static_cast<size_t>(s)]->inputs.seed(), input[s]);
+  }
   for (int layer = 0; layer < setup_.layers; ++layer) {
     LayerStep step{ctx_,
                    *backend_,
@@ -134,7 +161,8 @@ void Driver::step(std::span<TestSequence* const> batch) {
                    scale_of(setup_),
                    sequences_,
                    q,
-                   std::span(rows_).first(static_cast<size_t>(rows))};
+                   std::span(rows_).first(static_cast<size_t>(rows)),
+                   input};
     policy_->begin_layer(step);
     for (int64_t s = 0; s < n; ++s) {
       TestSequence& each = *batch[static_cast<size_t>(s)];

@@ -10,6 +10,7 @@
 
 #include "backends/backend.hpp"
 #include "device/buffer.hpp"
+#include "fake_model.hpp"
 #include "inputs.hpp"
 #include "kvcache/sequence_cache.hpp"
 #include "policies/policy.hpp"
@@ -90,11 +91,15 @@ class Driver {
   std::function<void(LayerStep&, std::span<TestSequence* const>)> on_layer_done;
 
  private:
+  void show_queries(TestSequence& sequence, int layer, View<const float, 3> q, int64_t end,
+                    const SequenceCache::PrefillPages& pages);
+
   Scenario setup_;
   ExecutionContext ctx_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Policy> policy_;
-  std::vector<float> q_, k_, v_, out_;
+  FakeModel model_;
+  std::vector<float> q_, k_, v_, out_, input_;
   std::vector<AttentionRow> rows_;
   std::vector<PolicySequence> sequences_;
 };

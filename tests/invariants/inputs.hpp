@@ -15,6 +15,7 @@ class Inputs {
  public:
   explicit Inputs(uint64_t seed) : seed_(seed) {}
 
+  uint64_t seed() const { return seed_; }
   /// q [M, G, d].
   void query(int layer, int64_t token, View<float, 3> q) const;
   /// k, v [M, d].

@@ -46,6 +46,73 @@ Box make_box(const KvPool& pool, int32_t page, int head, bool cuboid) {
   return box;
 }
 
+double key_at(const KvPool& pool, int32_t page, int head, int t, int64_t e) {
+  const std::byte* row = pool.keys(page, head) + static_cast<size_t>(t) * pool.token_stride();
+  return load_element(pool.shape.dtype, row, e);
+}
+
+double exact_mass(const KvPool& pool, int32_t page, int head, View<const float, 1> q, int tokens) {
+  double mass = 0;
+  for (int t = 0; t < tokens; ++t) {
+    double dot = 0;
+    for (int64_t e = 0; e < q.shape(0); ++e) dot += q[e] * key_at(pool, page, head, t, e);
+    mass += std::exp(dot / std::sqrt(static_cast<double>(q.shape(0))));
+  }
+  return mass;
+}
+
+// Keys of 2 bits, and weights of 8: all that is rounded is rounded as the sketch says.
+struct TwoBitKeys {
+  std::vector<float> lo, step;
+  std::vector<std::vector<int>> levels;  // [token][channel]
+
+  TwoBitKeys() = default;
+  TwoBitKeys(const KvPool& pool, int32_t page, int head) {
+    const KvShape& shape = pool.shape;
+    levels.assign(static_cast<size_t>(shape.page), {});
+    const auto rounded = [&](float x) {
+      std::byte bytes[4];
+      store_element(shape.dtype, bytes, 0, x);
+      return load_element(shape.dtype, bytes, 0);
+    };
+    for (int64_t e = 0; e < shape.head_dim; ++e) {
+      std::vector<float> keys;
+      for (int t = 0; t < shape.page; ++t) {
+        keys.push_back(static_cast<float>(key_at(pool, page, head, t, e)));
+      }
+      const auto [low, high] = std::minmax_element(keys.begin(), keys.end());
+      lo.push_back(*low);
+      step.push_back(rounded(0.25f * *high - 0.25f * *low));
+      for (size_t t = 0; t < keys.size(); ++t) {
+        const float steps = step.back() > 0 ? (keys[t] - *low) / step.back() : 0;
+        levels[t].push_back(std::min(3, static_cast<int>(steps)));
+      }
+    }
+  }
+
+  double mass(View<const float, 1> q) const {
+    double base = 0;
+    float largest = 0;
+    std::vector<float> products;
+    for (size_t e = 0; e < lo.size(); ++e) {
+      const float query = q[static_cast<int64_t>(e)];
+      base += query * (lo[e] + 0.5 * step[e]);
+      products.push_back(query * step[e]);
+      largest = std::max(largest, std::abs(products.back()));
+    }
+    double mass = 0;
+    for (const auto& token : levels) {
+      double sum = 0;
+      for (size_t e = 0; e < lo.size(); ++e) {
+        sum += std::nearbyint(products[e] * (127 / largest)) * token[e];
+      }
+      mass += std::exp((base + static_cast<double>(largest) / 127 * sum) /
+                       std::sqrt(static_cast<double>(lo.size())));
+    }
+    return mass;
+  }
+};
+
 double cosine(View<const float, 1> a, View<const float, 1> b) {
   double ab = 0, aa = 0, bb = 0;
   for (int64_t e = 0; e < a.shape(0); ++e) {
@@ -58,6 +125,44 @@ double cosine(View<const float, 1> a, View<const float, 1> b) {
 
 class Naive {
  public:
+  struct Head {
+    bool started = false;
+    std::vector<float> query;
+    Pages selected;
+    std::set<int32_t> resident;
+
+    // Of correction by what is missing, where it matters which page leaves: the slot that is empty,
+    // or longest unused, or lowest.
+    struct Slot {
+      int32_t page = -1;
+      int64_t used = 0;
+    };
+    std::vector<Slot> slots;
+    int64_t clock = 0;
+
+    bool holds(int32_t page) const {
+      return std::any_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.page == page; });
+    }
+    void bring(const Pages& pages) {
+      std::vector<size_t> victims;
+      for (size_t i = 0; i < slots.size(); ++i) {
+        if (std::count(pages.begin(), pages.end(), slots[i].page) == 0) victims.push_back(i);
+      }
+      std::stable_sort(victims.begin(), victims.end(), [&](size_t a, size_t b) {
+        if ((slots[a].page < 0) != (slots[b].page < 0)) return slots[a].page < 0;
+        return slots[a].used < slots[b].used;
+      });
+      size_t next = 0;
+      for (const int32_t page : pages) {
+        if (!holds(page)) slots[victims[next++]].page = page;
+      }
+      ++clock;
+      for (Slot& slot : slots) {
+        if (std::count(pages.begin(), pages.end(), slot.page) != 0) slot.used = clock;
+      }
+    }
+  };
+
   Naive(const Scenario& setup, const NaiveOptions& options)
       : setup_(setup), options_(options), page_(setup.page) {
     sink_ = (setup.tokens.sink + page_ - 1) / page_;
@@ -71,8 +176,51 @@ class Naive {
 
   int64_t first_window_page(int64_t t) const { return (t - window_ * page_) / page_; }
 
+  // The share of attention that each page so far has, the mean over the group.
+  std::vector<double> page_mass(const KvPool& pool, int layer, int head, View<const float, 2> q,
+                                int64_t t) {
+    const int64_t pages = (t + page_ - 1) / page_;
+    std::vector<double> mean(static_cast<size_t>(pages));
+    for (int64_t g = 0; g < q.shape(0); ++g) {
+      std::vector<double> mass;
+      for (int64_t j = 0; j < pages; ++j) {
+        const bool candidate = j >= sink_ && j < first_window_page(t);
+        const auto page = static_cast<int32_t>(j);
+        mass.push_back(candidate && options_.mass == NaiveMass::kKey2
+                           ? two_bits_of(pool, layer, head, page).mass(q[g])
+                           : exact_mass(pool, page, head, q[g],
+                                        static_cast<int>(std::min(page_, t - j * page_))));
+      }
+      const double all = std::accumulate(mass.begin(), mass.end(), 0.0);
+      for (size_t j = 0; j < mass.size(); ++j) {
+        mean[j] += mass[j] / all / static_cast<double>(q.shape(0));
+      }
+    }
+    return mean;
+  }
+
+  // The k best candidates by what they are `pooled` to, from the first candidate on.
+  Pages best(const std::vector<double>& pooled) const {
+    Pages order(pooled.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return pooled[static_cast<size_t>(a)] > pooled[static_cast<size_t>(b)];
+    });
+    order.resize(std::min(order.size(), k_));
+    std::sort(order.begin(), order.end());
+    for (int32_t& page : order) page += static_cast<int32_t>(sink_);
+    return order;
+  }
+
+  Pages select_by_mass(const std::vector<double>& mass, int64_t t) const {
+    return best({mass.begin() + sink_, mass.begin() + first_window_page(t)});
+  }
+
   Pages select(const PlainCopy& plain, int layer, int head, View<const float, 2> q, int64_t t) {
     const KvPool& pool = plain.pool(layer);
+    if (options_.mass != NaiveMass::kNone) {
+      return select_by_mass(page_mass(pool, layer, head, q, t), t);
+    }
     const int64_t last = first_window_page(t);
     std::vector<double> pooled;
     std::vector<std::vector<double>> scores(static_cast<size_t>(q.shape(0)));
@@ -100,15 +248,7 @@ class Naive {
         pooled[j] = mean ? pooled[j] + value : std::max(pooled[j], value);
       }
     }
-    Pages order(pooled.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return pooled[static_cast<size_t>(a)] > pooled[static_cast<size_t>(b)];
-    });
-    order.resize(std::min(order.size(), k_));
-    std::sort(order.begin(), order.end());
-    for (int32_t& page : order) page += static_cast<int32_t>(sink_);
-    return order;
+    return best(pooled);
   }
 
   // Pages to attend to in this step, in order.
@@ -118,6 +258,7 @@ class Naive {
     std::iota(all.begin(), all.end(), 0);
     if (t <= setup_.tokens.budget || layer < options_.dense_layers) return all;
     Head& state = heads_[{layer, head}];
+    if (options_.epsilon >= 0) return covered(state, plain, layer, head, q, t);
     bool now = true;
     if (state.started) {
       double c = 0;
@@ -146,23 +287,80 @@ class Naive {
     return result;
   }
 
+  // The same by section 6: attention waits for the heaviest missing pages.
+  Pages covered(Head& state, const PlainCopy& plain, int layer, int head, View<const float, 2> q,
+                int64_t t) {
+    if (state.slots.empty()) {
+      state.slots.resize(static_cast<size_t>(std::ceil(options_.resident * k_)));
+      for (size_t i = 0; i < k_ && !crossed_prompt_; ++i) {
+        state.slots[i].page = static_cast<int32_t>(sink_ + i);
+      }
+    }
+    const std::vector<double> mass = page_mass(plain.pool(layer), layer, head, q, t);
+    const auto heavier = [&](int32_t a, int32_t b) {
+      return mass[static_cast<size_t>(a)] > mass[static_cast<size_t>(b)];
+    };
+    const Pages selected = select_by_mass(mass, t);
+    Pages missing, present;
+    for (const int32_t page : selected) {
+      (state.holds(page) ? present : missing).push_back(page);
+    }
+    std::stable_sort(missing.begin(), missing.end(), heavier);
+    size_t recalled = missing.size();
+    double left = 0;
+    for (size_t i = missing.size(); i-- > 0; recalled = i) {
+      left += mass[static_cast<size_t>(missing[i])];
+      if (left >= options_.epsilon) break;
+    }
+    present.insert(present.end(), missing.begin(), missing.begin() + static_cast<long>(recalled));
+    std::sort(present.begin(), present.end());
+    state.bring(present);
+
+    Pages attended;
+    for (int64_t page = 0; page < (t + page_ - 1) / page_; ++page) {
+      const auto j = static_cast<int32_t>(page);
+      const bool chosen = std::count(selected.begin(), selected.end(), j) != 0 ||
+                          std::count(state.selected.begin(), state.selected.end(), j) != 0;
+      if (page < sink_ || page >= first_window_page(t) || (chosen && state.holds(j))) {
+        attended.push_back(j);
+      }
+    }
+    double found = 0;
+    for (const int32_t page : attended) found += mass[static_cast<size_t>(page)];
+    stats.lost_mass_sum += 1 - found;
+    ++stats.lost_mass_count;
+    ++stats.selections;
+    ++stats.corrections_tested;
+    if (recalled > 0) ++stats.drifted_by_layer[static_cast<size_t>(layer)];
+    stats.pages_selected += selected.size();
+    stats.hits += selected.size() - missing.size();
+    stats.misses_before += recalled;
+    stats.misses_after += missing.size() - recalled;
+    stats.bytes_recalled +=
+        missing.size() *
+        KvShape{setup_.kv_heads, setup_.dim, setup_.page, setup_.dtype}.head_page_bytes();
+    if (recalled < missing.size()) state.bring(selected);
+    state.selected = selected;
+    return attended;
+  }
+
   void set_prompt(int64_t prompt) { crossed_prompt_ = prompt > setup_.tokens.budget; }
 
  private:
   // Candidates are complete, so their keys no longer change.
+  const TwoBitKeys& two_bits_of(const KvPool& pool, int layer, int head, int32_t page) {
+    const auto key = std::make_tuple(layer, head, page);
+    const auto found = two_bits_.find(key);
+    if (found != two_bits_.end()) return found->second;
+    return two_bits_[key] = TwoBitKeys(pool, page, head);
+  }
+
   const Box& box_of(const KvPool& pool, int layer, int head, int32_t page) {
     const auto key = std::make_tuple(layer, head, page);
     const auto found = boxes_.find(key);
     if (found != boxes_.end()) return found->second;
     return boxes_[key] = make_box(pool, page, head, options_.cuboid);
   }
-
-  struct Head {
-    bool started = false;
-    std::vector<float> query;
-    Pages selected;
-    std::set<int32_t> resident;
-  };
 
   void take(Head& head, Pages pages, uint64_t* misses) {
     ++stats.selections;
@@ -189,6 +387,7 @@ class Naive {
   bool crossed_prompt_ = false;
   std::map<std::pair<int, int>, Head> heads_;
   std::map<std::tuple<int, int, int32_t>, Box> boxes_;
+  std::map<std::tuple<int, int, int32_t>, TwoBitKeys> two_bits_;
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Retrieval written down again from algorithm.md, sections 2 to 4, in plain loops over the plain
-// copy of the KV: no sketches kept, no tiers, no slots, nothing shared with the library but the
-// attention operation, so that equal page sets give equal bits.
+// Retrieval written down again from algorithm.md, sections 2 to 4 and 6, in plain loops over the
+// plain copy of the KV: no sketches kept, no tiers, no slots, nothing shared with the library but
+// the attention operation, so that equal page sets give equal bits.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,10 @@
 
 namespace freekv::invariants {
 
+/// Attention mass that pages are chosen by: none, of keys of 2 bits, or of the keys themselves;
+/// sink and window exact in both.
+enum class NaiveMass : uint8_t { kNone, kKey2, kExact };
+
 struct NaiveOptions {
   bool selects = true;  // false: what the sink leaves of the budget is the window
   bool cuboid = false;
@@ -20,11 +24,15 @@ struct NaiveOptions {
   double tau = 2;  // above 1: always with the current query
   /// The first step's pages come from nowhere, or from where they stood while everything fitted.
   bool recalls = true;
+  NaiveMass mass = NaiveMass::kNone;
+  /// Not negative: correction by what is missing, section 6, instead of by tau.
+  double epsilon = -1;
+  double resident = 1;  // for correction by what is missing
 };
 
 struct NaiveResult {
   std::vector<std::vector<float>> outputs;  // of the steps
-  RetrievalStats stats;                     // of a resident set no wider than the selection
+  RetrievalStats stats;  // of correction by tau: with a resident set no wider than the selection
 };
 
 /// `prompt` tokens, then steps.

@@ -42,6 +42,9 @@ void expect_naive(Scenario setup, const std::string& specification, const NaiveO
     EXPECT_EQ(got.bytes_recalled, naive.stats.bytes_recalled);
     EXPECT_EQ(got.corrections_tested, naive.stats.corrections_tested);
     EXPECT_EQ(got.drifted_by_layer, naive.stats.drifted_by_layer);
+    EXPECT_EQ(got.lost_mass_count, naive.stats.lost_mass_count);
+    EXPECT_NEAR(got.lost_mass_sum, naive.stats.lost_mass_sum,
+                1e-5 * static_cast<double>(1 + got.lost_mass_count));
   }
 }
 
@@ -137,6 +140,74 @@ TEST(Quest, SelectsWithTheCurrentQuery) {
   options.dense_layers = 0;
   options.cuboid = true;
   expect_naive({}, "quest:dense_layers=0,sketch=cuboid", options, false);
+}
+
+// What tau above 1 is to correction by cosine, epsilon 0 is to correction by mass.
+TEST(EpsilonZero, EqualsBlockingRetrieval) {
+  int policies = 0;
+  for (const PolicyDescriptor& policy : policy_table()) {
+    if (!has_key(policy, "epsilon")) continue;
+    ++policies;
+    NaiveOptions options;
+    options.mass = NaiveMass::kKey2;
+    expect_naive({}, policy.name + ":epsilon=0,dense_layers=0", options, false);
+  }
+  EXPECT_GE(policies, 1);
+}
+
+TEST(FreeKvCoverage, EqualsTheAlgorithmAndCountsWhatItDoes) {
+  NaiveOptions options;
+  options.mass = NaiveMass::kKey2;
+  for (const double epsilon : {0.0, 0.02, 0.05, 0.3, 1.0}) {
+    options.epsilon = epsilon;
+    expect_naive({}, "freekv-coverage:epsilon=" + std::to_string(epsilon), options, true);
+  }
+  options.epsilon = 0.1;
+  for (const double resident : {1.3, 2.0, 4.0}) {
+    options.resident = resident;
+    expect_naive({}, "freekv-coverage:epsilon=0.1,resident=" + std::to_string(resident), options,
+                 true);
+  }
+}
+
+TEST(FreeKvCoverage, EqualsTheAlgorithmForOtherPagesAndGroups) {
+  NaiveOptions options;
+  options.mass = NaiveMass::kKey2;
+  options.epsilon = 0.05;
+  options.dense_layers = 1;
+  Scenario setup;
+  setup.kv_heads = 3;
+  setup.group = 5;
+  setup.dim = 8;
+  expect_naive(setup, "freekv-coverage:dense_layers=1,recall=streamed", options, true);
+  setup = {};
+  setup.page = 32;
+  setup.tokens = {110, 1, 3};
+  setup.dtype = DType::kBF16;
+  expect_naive(setup, "freekv-coverage:dense_layers=1", options, true);
+}
+
+TEST(Oracle, SelectsByTheMassOfTheKeys) {
+  NaiveOptions options;
+  options.mass = NaiveMass::kExact;
+  options.recalls = false;
+  expect_naive({}, "oracle", options, false);
+  options.dense_layers = 1;
+  Scenario setup;
+  setup.page = 32;
+  setup.tokens = {96, 0, 32};
+  setup.dtype = DType::kF32;
+  expect_naive(setup, "oracle:dense_layers=1", options, false);
+}
+
+TEST(ArkVale, SelectsWithTheCurrentQueryAndWaits) {
+  NaiveOptions options;
+  options.cuboid = true;
+  options.pooling = Pooling::kMeanScore;
+  options.dense_layers = 2;
+  expect_naive({}, "arkvale", options, false);
+  options.dense_layers = 0;
+  expect_naive({}, "arkvale:dense_layers=0,resident=1.5", options, false);
 }
 
 TEST(Streaming, AttendsToSinkAndTheRestOfTheBudgetAsWindow) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kvcache/sketch.hpp"
 #include "policies/policy.hpp"
 
 namespace freekv::invariants {
@@ -12,6 +13,17 @@ namespace freekv::invariants {
 inline bool has_key(const PolicyDescriptor& policy, const std::string& name) {
   for (const PolicyKey& key : policy.keys) {
     if (key.name == name) return true;
+  }
+  return false;
+}
+
+/// Whether the policy can use this sketch: some can only use estimates of attention mass, which
+/// their default says.
+inline bool takes_sketch(const PolicyDescriptor& policy, const std::string& sketch) {
+  for (const PolicyKey& key : policy.keys) {
+    if (key.name != "sketch") continue;
+    return find_sketch(key.default_value).score_kind() == ScoreKind::kProduct ||
+           find_sketch(sketch).score_kind() == ScoreKind::kLogMass;
   }
   return false;
 }
@@ -24,9 +36,13 @@ inline std::vector<std::string> all_specifications() {
     std::vector<const char*> values;
   };
   static const std::vector<Setting> settings{
-      {"sketch", {"cuboid"}},       {"pooling", {"mean_softmax", "max_softmax", "mean_score"}},
-      {"dense_layers", {"0", "1"}}, {"resident", {"1.5", "3"}},
-      {"recall", {"streamed"}},     {"tau", {"-2", "0.9", "2"}},
+      {"sketch", {"cuboid", "minmax+key2"}},
+      {"pooling", {"mean_softmax", "max_softmax", "mean_score"}},
+      {"dense_layers", {"0", "1"}},
+      {"resident", {"1.5", "3"}},
+      {"recall", {"streamed"}},
+      {"tau", {"-2", "0.9", "2"}},
+      {"epsilon", {"0", "0.3"}},
   };
   std::vector<std::string> all;
   for (const PolicyDescriptor& policy : policy_table()) {
@@ -34,6 +50,7 @@ inline std::vector<std::string> all_specifications() {
     for (const Setting& setting : settings) {
       if (!has_key(policy, setting.key)) continue;
       for (const char* value : setting.values) {
+        if (setting.key == std::string("sketch") && !takes_sketch(policy, value)) continue;
         all.push_back(policy.name + ":" + setting.key + "=" + value);
       }
     }

@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--books", required=True)
     parser.add_argument("--length", type=int, default=32768)
     parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first sample")
     parser.add_argument("--freekv", default=str(ROOT / "build/release/bin/freekv"))
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
@@ -81,7 +82,7 @@ def main():
     rows = []
     if args.out.exists():
         rows = [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]
-    for seed in range(len(rows), args.samples):
+    for seed in range(args.first + len(rows), args.first + args.samples):
         text, turns = document(corpus, seed, args.length)
         answers = ask(args, text, turns)
         row = {"seed": seed, "length": args.length}

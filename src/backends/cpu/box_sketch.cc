@@ -14,14 +14,14 @@ namespace freekv::cpu {
 HWY_EXPORT(build_any);
 HWY_EXPORT(score_any);
 
-void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
-                      const BoxSketchView& sketch, int64_t page) {
+void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
+                      int64_t page) {
   check_sketch(pool, slot, head, sketch, page);
   check_argument(sketch.dtype == pool.shape.dtype, "the sketch is {}, the pool {}",
                  dtype_name(sketch.dtype), dtype_name(pool.shape.dtype));
   check_argument(sketch.head_dim % 8 == 0, "head_dim is {}, must be a multiple of 8",
                  sketch.head_dim);
-  HWY_DYNAMIC_DISPATCH(build_any)(kind, pool, slot, head, sketch, page);
+  HWY_DYNAMIC_DISPATCH(build_any)(pool, slot, head, sketch, page);
 }
 
 void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,

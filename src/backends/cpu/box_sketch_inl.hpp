@@ -41,8 +41,7 @@ HWY_INLINE void store_column(VBuild bounds, std::byte* first, size_t lane) {
 }
 
 template <DType kType>
-void build(BoxKind kind, const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
-           int64_t page) {
+void build(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch, int64_t page) {
   const DBuild d;
   const int tokens = pool.shape.page;
   const std::byte* keys = pool.keys(slot, head);
@@ -54,19 +53,26 @@ void build(BoxKind kind, const KvPool& pool, int32_t slot, int head, const BoxSk
       return Block<kType>(keys + static_cast<size_t>(t) * stride, 0)
           .load(d, static_cast<size_t>(e));
     };
+    const VBuild count = hn::Set(d, static_cast<float>(tokens));
+    if (sketch.kind == BoxKind::kMean) {
+      VBuild sum = key(0);
+      for (int t = 1; t < tokens; ++t) sum = hn::Add(sum, key(t));
+      store_column<kType>(hn::Div(sum, count), sketch.hi(block, e), lane);
+      continue;
+    }
     VBuild hi = key(0);
     VBuild lo = hi;
     for (int t = 1; t < tokens; ++t) {
       hi = hn::Max(hi, key(t));
       lo = hn::Min(lo, key(t));
     }
-    if (kind == BoxKind::kCuboid) {
+    if (sketch.kind == BoxKind::kCuboid) {
       // Halved before they are added: the sum of two large bounds could overflow.
       const VBuild half = hn::Set(d, 0.5f);
       const VBuild centre = hn::Add(hn::Mul(half, hi), hn::Mul(half, lo));
       VBuild sum = hn::Zero(d);
       for (int t = 0; t < tokens; ++t) sum = hn::Add(sum, hn::Abs(hn::Sub(key(t), centre)));
-      const VBuild radius = hn::Div(sum, hn::Set(d, static_cast<float>(tokens)));
+      const VBuild radius = hn::Div(sum, count);
       hi = hn::Add(centre, radius);
       lo = hn::Sub(centre, radius);
     }
@@ -76,7 +82,7 @@ void build(BoxKind kind, const KvPool& pool, int32_t slot, int head, const BoxSk
 }
 
 /// q split by sign, [dim][heads]: max(q * hi, q * lo) = max(q, 0) * hi + min(q, 0) * lo, as
-/// hi >= lo.
+/// hi >= lo. Where there is one bound all of q is in `positive`.
 template <size_t kHeads>
 struct SignedQueries {
   std::array<float, kMaxHeadDim * kHeads> positive;
@@ -85,7 +91,7 @@ struct SignedQueries {
 
 /// Scores of the 16 pages of a block, sums running over dimensions with pages in the lanes. `next`
 /// is the block scored after it.
-template <DType kType, size_t kHeads>
+template <DType kType, size_t kBounds, size_t kHeads>
 HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
                             const std::byte* lo, const std::byte* next, size_t dim,
                             float (&scores)[kHeads][kPages]) {
@@ -103,17 +109,21 @@ HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
       for (size_t c = 0; c < kChains; ++c) sums[g][i][c] = hn::Zero(d);
     }
   }
-  constexpr size_t kRow = 2 * kPages * (kType == DType::kF32 ? 4 : 2);
+  constexpr size_t kRow = kBounds * kPages * (kType == DType::kF32 ? 4 : 2);
   for (size_t e = 0; e < dim; ++e) {
     // A block can be a page of memory, at whose end the hardware's prefetcher stops.
     for (size_t at = 0; at < kRow; at += 64) hwy::Prefetch(next + e * kRow + at);
     HWY_UNROLL(16)
     for (size_t i = 0; i < kVectors; ++i) {
       const VF upper = Block<kType>(hi, 0).load(d, e * kPages + i * kLanes);
-      const VF lower = Block<kType>(lo, 0).load(d, e * kPages + i * kLanes);
       HWY_UNROLL(8)
       for (size_t g = 0; g < kHeads; ++g) {
         sums[g][i][0] = hn::MulAdd(hn::Set(d, q.positive[e * kHeads + g]), upper, sums[g][i][0]);
+      }
+      if constexpr (kBounds == 1) continue;
+      const VF lower = Block<kType>(lo, 0).load(d, e * kPages + i * kLanes);
+      HWY_UNROLL(8)
+      for (size_t g = 0; g < kHeads; ++g) {
         VF& other = sums[g][i][kChains - 1];
         other = hn::MulAdd(hn::Set(d, q.negative[e * kHeads + g]), lower, other);
       }
@@ -131,7 +141,7 @@ HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
 }
 
 /// Scores for the query heads [g, g + kHeads).
-template <DType kType, size_t kHeads>
+template <DType kType, size_t kBounds, size_t kHeads>
 void score_heads(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                  View<float, 2> scores, int64_t g) {
   const auto dim = static_cast<size_t>(sketch.head_dim);
@@ -139,7 +149,7 @@ void score_heads(View<const float, 2> q, const BoxSketchView& sketch, int64_t fi
   for (size_t h = 0; h < kHeads; ++h) {
     const float* row = q[g + static_cast<int64_t>(h)].data();
     for (size_t e = 0; e < dim; ++e) {
-      signs.positive[e * kHeads + h] = std::max(row[e], 0.0f);
+      signs.positive[e * kHeads + h] = kBounds == 1 ? row[e] : std::max(row[e], 0.0f);
       signs.negative[e * kHeads + h] = std::min(row[e], 0.0f);
     }
   }
@@ -148,8 +158,8 @@ void score_heads(View<const float, 2> q, const BoxSketchView& sketch, int64_t fi
   for (int64_t page = first / kStep * kStep; page < end; page += kStep) {
     float block[kHeads][kPages];
     const std::byte* hi = sketch.hi(page / kStep, 0);
-    score_block<kType, kHeads>(signs, hi, sketch.lo(page / kStep, 0), hi + sketch.block_bytes(),
-                               dim, block);
+    score_block<kType, kBounds, kHeads>(signs, hi, sketch.lo(page / kStep, 0),
+                                        hi + sketch.block_bytes(), dim, block);
     const int64_t from = std::max(page, first);
     const int64_t to = std::min(page + kStep, end);
     for (size_t h = 0; h < kHeads; ++h) {
@@ -159,7 +169,7 @@ void score_heads(View<const float, 2> q, const BoxSketchView& sketch, int64_t fi
   }
 }
 
-template <DType kType>
+template <DType kType, size_t kBounds>
 void score(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
            View<float, 2> scores) {
   // 16 sums of a vector with 32 registers, 8 with 16.
@@ -169,7 +179,7 @@ void score(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
     constexpr size_t kHeads = decltype(heads)::value;
     if constexpr (static_cast<int64_t>(kHeads) <= kMost) {
       for (; g + static_cast<int64_t>(kHeads) <= q.shape(0); g += static_cast<int64_t>(kHeads)) {
-        score_heads<kType, kHeads>(q, sketch, first, scores, g);
+        score_heads<kType, kBounds, kHeads>(q, sketch, first, scores, g);
       }
     }
   };
@@ -180,17 +190,22 @@ void score(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
   take(std::integral_constant<size_t, 1>{});
 }
 
-void build_any(BoxKind kind, const KvPool& pool, int32_t slot, int head,
-               const BoxSketchView& sketch, int64_t page) {
+void build_any(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
+               int64_t page) {
   dispatch_kv_dtype(sketch.dtype, [&](auto type) {
-    build<decltype(type)::value>(kind, pool, slot, head, sketch, page);
+    build<decltype(type)::value>(pool, slot, head, sketch, page);
   });
 }
 
 void score_any(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                View<float, 2> scores) {
-  dispatch_kv_dtype(sketch.dtype,
-                    [&](auto type) { score<decltype(type)::value>(q, sketch, first, scores); });
+  dispatch_kv_dtype(sketch.dtype, [&](auto type) {
+    if (sketch.bounds() == 1) {
+      score<decltype(type)::value, 1>(q, sketch, first, scores);
+    } else {
+      score<decltype(type)::value, 2>(q, sketch, first, scores);
+    }
+  });
 }
 
 }  // namespace freekv::cpu::HWY_NAMESPACE

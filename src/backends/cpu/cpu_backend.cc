@@ -7,6 +7,7 @@
 namespace freekv {
 
 void CpuBackend::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
+  linear_.reserve(ctx, limits);
   linear_prefill_.reserve(ctx, limits);
   decode_attention_.reserve(ctx, limits);
   prefill_attention_.reserve(ctx, limits);
@@ -24,12 +25,16 @@ void CpuBackend::rms_norm(ExecutionContext& ctx, View<const float, 2> x,
 
 void CpuBackend::linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                         bool accumulate, View<float, 2> out) {
-  cpu::linear(ctx, x, weight, accumulate, out);
+  cpu::linear(ctx, linear_, activations_, x, weight, accumulate, out);
 }
 
 void CpuBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                                 const WeightView& weight, bool accumulate, View<float, 2> out) {
   cpu::linear_prefill(ctx, linear_prefill_, x, weight, accumulate, out);
+}
+
+void CpuBackend::add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) {
+  cpu::add_bias(ctx, bias, x);
 }
 
 void CpuBackend::rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
@@ -62,14 +67,29 @@ void CpuBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention
   cpu::prefill_attention(ctx, prefill_attention_, params);
 }
 
-void CpuBackend::build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+void CpuBackend::build_box_sketch(const KvPool& pool, int32_t slot, int head,
                                   const BoxSketchView& sketch, int64_t page) {
-  cpu::build_box_sketch(kind, pool, slot, head, sketch, page);
+  cpu::build_box_sketch(pool, slot, head, sketch, page);
 }
 
 void CpuBackend::score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                                  View<float, 2> scores) {
   cpu::score_box_pages(q, sketch, first, scores);
+}
+
+void CpuBackend::build_key2_sketch(const KvPool& pool, int32_t slot, int head,
+                                   const Key2SketchView& sketch, int64_t page) {
+  cpu::build_key2_sketch(pool, slot, head, sketch, page);
+}
+
+void CpuBackend::score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, float scale,
+                                  std::span<const int32_t> pages, View<float, 2> scores) {
+  cpu::score_key2_pages(q, sketch, scale, pages, scores);
+}
+
+void CpuBackend::score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
+                                   View<float, 2> scores) {
+  cpu::score_exact_pages(q, row, scale, scores);
 }
 
 void CpuBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
@@ -86,6 +106,8 @@ void CpuBackend::mean_cosine(ExecutionContext& ctx, View<const float, 3> q,
   cpu::mean_cosine(ctx, q, previous, out);
 }
 
-std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+std::unique_ptr<Backend> make_cpu_backend(Activations activations) {
+  return std::make_unique<CpuBackend>(activations);
+}
 
 }  // namespace freekv

@@ -11,6 +11,7 @@ namespace freekv {
 
 class CpuBackend final : public Backend {
  public:
+  explicit CpuBackend(Activations activations) : activations_(activations) {}
   std::string_view name() const override { return "cpu"; }
   void reserve(ExecutionContext& ctx, const BackendLimits& limits) override;
   void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
@@ -21,6 +22,7 @@ class CpuBackend final : public Backend {
               bool accumulate, View<float, 2> out) override;
   void linear_prefill(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
                       bool accumulate, View<float, 2> out) override;
+  void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) override;
   void rope(ExecutionContext& ctx, View<float, 3> x, std::span<const int64_t> positions,
             const RopeTable& table, RopeStyle style) override;
   void swiglu(ExecutionContext& ctx, View<const float, 2> gate, View<const float, 2> up,
@@ -33,10 +35,16 @@ class CpuBackend final : public Backend {
                         std::span<const AttentionRow> rows, float scale,
                         View<float, 3> out) override;
   void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) override;
-  void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
-                        const BoxSketchView& sketch, int64_t page) override;
+  void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
+                        int64_t page) override;
   void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
                        View<float, 2> scores) override;
+  void build_key2_sketch(const KvPool& pool, int32_t slot, int head, const Key2SketchView& sketch,
+                         int64_t page) override;
+  void score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, float scale,
+                        std::span<const int32_t> pages, View<float, 2> scores) override;
+  void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
+                         View<float, 2> scores) override;
   void pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                    View<float, 1> pooled) override;
   void top_k(View<const float, 1> values, std::span<int32_t> out) override;
@@ -44,6 +52,8 @@ class CpuBackend final : public Backend {
                    View<float, 1> out) override;
 
  private:
+  Activations activations_;
+  cpu::LinearScratch linear_;
   cpu::LinearPrefillScratch linear_prefill_;
   cpu::DecodeAttentionScratch decode_attention_;
   cpu::PrefillAttentionScratch prefill_attention_;

@@ -155,19 +155,20 @@ class Worker {
     keys.head_bytes = row.pool.shape.token_bytes();
   }
 
-  // The keys of `next` from the first-th on, counted in the order in which they lie in memory: what
-  // one row's turn fetches.
+  // The lines of the keys of `next` from the first-th key on, counted in the order in which they
+  // lie in memory: what one row's turn fetches.
   void list_fetch(const Keys& next, size_t first) {
+    const size_t row_lines = (next.head_bytes + kLineBytes - 1) / kLineBytes;
     size_t t = 0;
+    fetch_count_ = 0;
     size_t head = first % next.together;
     for (size_t token = first / next.together; token < next.tokens && t < kTileTokens; ++token) {
       const std::byte* key = next.rows[token] + head * next.head_bytes;
-      for (; head < next.together && t < kTileTokens; ++head, key += next.head_bytes) {
-        fetch_[t++] = key;
+      for (; head < next.together && t < kTileTokens; ++head, ++t, key += next.head_bytes) {
+        for (size_t i = 0; i < row_lines; ++i) fetch_[fetch_count_++] = key + i * kLineBytes;
       }
       head = 0;
     }
-    std::fill(fetch_ + t, fetch_ + kTileTokens, next.rows[next.tokens - 1]);
   }
 
   RowState state(size_t row) const {
@@ -213,19 +214,18 @@ class Worker {
     const RowState state = this->state(i);
     Tile tile{.keys = keys.rows,
               .fetch = fetch_,
+              .fetch_count = fetch_count_,
               .tokens = keys.tokens,
               .key_offset = i * keys.head_bytes,
               .values_offset = static_cast<size_t>(pool.values(0, 0) - pool.keys(0, 0)),
-              .row_bytes = pool.shape.token_bytes(),
               .dim = static_cast<size_t>(pool.shape.head_dim),
-              .padded_dim = layout_.padded_dim,
-              .prefetch = true};
+              .padded_dim = layout_.padded_dim};
     for_head_blocks([&](size_t block, size_t first, size_t heads) {
       HeadBlockState block_state{.max = state.max + block * kMaxLanes,
                                  .mass = state.mass + block * kMaxLanes,
                                  .sums = state.sums + first * layout_.padded_dim};
       kernels_->by_heads[heads](tile, state.q + first * layout_.padded_dim, scores_, block_state);
-      tile.prefetch = false;
+      tile.fetch_count = 0;
     });
   }
 
@@ -301,15 +301,16 @@ class Worker {
   float* scores_;
   float* states_;
   Splits splits_;
-  const std::byte* fetch_[kTileTokens];
+  const std::byte* fetch_[kTileTokens * kMaxRowLines];
+  size_t fetch_count_ = 0;
   const TileKernels* kernels_ = nullptr;
 };
 
 }  // namespace
 
 void DecodeAttentionScratch::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
-  check_argument(limits.head_dim % 8 == 0, "head_dim is {}, must be a multiple of 8",
-                 limits.head_dim);
+  check_argument(limits.head_dim % 8 == 0 && limits.head_dim <= 256,
+                 "head_dim is {}, must be a multiple of 8 and at most 256", limits.head_dim);
   workers = static_cast<size_t>(ctx.threads());
   kv_heads = static_cast<size_t>(limits.kv_heads);
   rows = static_cast<size_t>(limits.max_rows) * kv_heads;

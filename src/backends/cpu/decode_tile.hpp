@@ -8,23 +8,25 @@
 namespace freekv::cpu {
 
 /// Tokens of a tile: their keys and values stay in the first-level cache between the two passes.
-inline constexpr size_t kTileTokens = 128;
+inline constexpr size_t kTileTokens = 64;
 /// Most floats of a vector, on any machine.
 inline constexpr size_t kMaxLanes = 16;
+/// Bytes that the memory hands over at a time, and most of them in a row (256 values of f32).
+inline constexpr size_t kLineBytes = 64;
+inline constexpr size_t kMaxRowLines = 256 * sizeof(float) / kLineBytes;
 /// Rows that a tile lists: a kernel reads whole groups of tokens and so past the last one.
 inline constexpr size_t kTileRows = kTileTokens + kMaxLanes;
 
 /// Where the tokens lie. Rows past `tokens` repeat the last one: read, but never counted.
 struct Tile {
   const std::byte* const* keys;   // [kTileRows]
-  const std::byte* const* fetch;  // [kTileTokens] keys to bring into the cache meanwhile
+  const std::byte* const* fetch;  // lines of keys to bring into the cache meanwhile, and their
+  size_t fetch_count;             // values' lines; none but for the first block of heads
   size_t tokens;                  // 1..kTileTokens
   size_t key_offset;              // from keys[t] to the key that is meant
   size_t values_offset;           // from a key to its value
-  size_t row_bytes;               // of one key
   size_t dim;                     // a multiple of 8
   size_t padded_dim;              // the next multiple of kMaxLanes
-  bool prefetch;                  // for the first block of heads only
 };
 
 /// The running softmax of a block of heads. All memory is aligned to 64 bytes.

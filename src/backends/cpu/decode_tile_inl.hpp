@@ -27,10 +27,34 @@ inline constexpr size_t kLanes = hn::MaxLanes(DF());
 /// Most query heads that a block may have: a vector of sums holds all of them for a token.
 inline constexpr size_t kMaxBlockHeads = std::min<size_t>(8, kLanes);
 
-/// Into the second-level cache: a tile of all KV heads is more than the first level holds.
-HWY_INLINE void fetch_row(const std::byte* row, size_t bytes) {
-  for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
-}
+/// Brings lines [from, to) of a list into the cache, evenly over `turns` turns: a core waits for a
+/// dozen lines or two at a time, and whatever asks for more holds up everything else. Into the
+/// second level, since a tile of all KV heads is more than the first holds.
+class Fetch {
+ public:
+  HWY_INLINE Fetch(const std::byte* const* lines, size_t offset, size_t from, size_t to,
+                   size_t turns)
+      : lines_(lines),
+        offset_(offset),
+        next_(from),
+        due_(from << kFraction),
+        per_turn_(((to - from) << kFraction) / turns) {}
+
+  HWY_INLINE void turn() {
+    due_ += per_turn_;
+    for (; next_ < due_ >> kFraction; ++next_) {
+      __builtin_prefetch(lines_[next_] + offset_, 0, 2);
+    }
+  }
+
+ private:
+  static constexpr int kFraction = 16;
+  const std::byte* const* lines_;
+  size_t offset_;
+  size_t next_;
+  size_t due_;
+  size_t per_turn_;  // both in units of 2^-kFraction lines
+};
 
 /// A vector of a row from e on. kHalf: only 8 elements are left, the others are zeros.
 template <DType kType, bool kHalf>
@@ -152,10 +176,10 @@ HWY_INLINE void softmax_tile(float* scores, size_t tokens, HeadBlockState& state
 }
 
 /// sums[g, e..] = sums * shrink[g] + weights . values, for kVectors vectors of the dimension.
-/// Brings values of the tile to come into the cache meanwhile, when asked to.
+/// Brings its share of the values of the tile to come into the cache meanwhile.
 template <DType kType, size_t kHeads, size_t kVectors, bool kHalf>
 HWY_INLINE void add_values(const Tile& tile, size_t e, const float* weights, const float* shrink,
-                           bool fetch, float* sums) {
+                           float* sums) {
   constexpr size_t kStride = std::bit_ceil(kHeads);
   const DF d;
   VF acc[kHeads][kVectors];
@@ -167,11 +191,13 @@ HWY_INLINE void add_values(const Tile& tile, size_t e, const float* weights, con
           hn::Mul(hn::Set(d, shrink[g]), hn::Load(d, sums + g * tile.padded_dim + e + j * kLanes));
     }
   }
-  const size_t fetch_bytes = fetch ? tile.row_bytes : 0;
   const size_t offset = tile.key_offset + tile.values_offset;
+  const size_t columns = std::min(kVectors * kLanes, tile.dim - e);
+  Fetch fetch(tile.fetch, tile.values_offset, tile.fetch_count * e / tile.dim,
+              tile.fetch_count * (e + columns) / tile.dim, tile.tokens);
   for (size_t t = 0; t < tile.tokens; ++t) {
     const std::byte* row = tile.keys[t] + offset;
-    fetch_row(tile.fetch[t] + tile.values_offset, fetch_bytes);
+    fetch.turn();
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
       const VF v = load_values<kType, kHalf>(row, e + j * kLanes);
@@ -196,11 +222,9 @@ void attend_tile(const Tile& tile, const float* q, float* scores, HeadBlockState
   constexpr size_t kStride = std::bit_ceil(kHeads);
   constexpr size_t kTokens = kLanes / kStride;
   const DF d;
-  const size_t fetch_bytes = tile.prefetch ? tile.row_bytes : 0;
+  Fetch fetch(tile.fetch, 0, 0, tile.fetch_count, (tile.tokens + kTokens - 1) / kTokens);
   for (size_t t = 0; t < tile.tokens; t += kTokens) {
-    for (size_t i = t; i < std::min(t + kTokens, tile.tokens); ++i) {
-      fetch_row(tile.fetch[i], fetch_bytes);
-    }
+    fetch.turn();
     hn::Store(score_tokens<kType, kHeads>(tile, t, q), d, scores + t * kStride);
   }
   HWY_ALIGN float shrink[kLanes];
@@ -210,12 +234,10 @@ void attend_tile(const Tile& tile, const float* q, float* scores, HeadBlockState
   constexpr size_t kSums = kLanes == 16 ? 16 : 8;
   constexpr size_t kVectors =
       std::min<size_t>(8, std::bit_floor(std::max<size_t>(1, kSums / kHeads)));
-  bool fetch = tile.prefetch;
   size_t e = 0;
   const auto add = [&]<size_t kCount, bool kHalf>() HWY_ATTR {
-    add_values<kType, kHeads, kCount, kHalf>(tile, e, scores, shrink, fetch, state.sums);
+    add_values<kType, kHeads, kCount, kHalf>(tile, e, scores, shrink, state.sums);
     e += kCount * kLanes;
-    fetch = false;
   };
   while (e + kVectors * kLanes <= tile.dim) add.template operator()<kVectors, false>();
   if constexpr (kVectors > 4) {

@@ -1,19 +1,15 @@
 // From a dtype known at run time to a template argument.
 #pragma once
 
-#include <type_traits>
-
 #include "core/check.hpp"
 #include "core/dtype.hpp"
+#include "core/quantized_block.hpp"
 
 namespace freekv::cpu {
 
-template <DType kType>
-using DTypeConstant = std::integral_constant<DType, kType>;
-
-/// Calls body(DTypeConstant<dtype>{}) for any dtype of weights.
+/// Calls body(DTypeConstant<dtype>{}) for a dtype that Block in load_inl.hpp reads.
 template <typename Body>
-decltype(auto) dispatch_weight_dtype(DType dtype, Body&& body) {
+decltype(auto) dispatch_block_dtype(DType dtype, Body&& body) {
   switch (dtype) {
     case DType::kF32:
       return body(DTypeConstant<DType::kF32>{});
@@ -23,8 +19,9 @@ decltype(auto) dispatch_weight_dtype(DType dtype, Body&& body) {
       return body(DTypeConstant<DType::kBF16>{});
     case DType::kQ8_0:
       return body(DTypeConstant<DType::kQ8_0>{});
+    default:
+      fail(ErrorCode::kInternal, "{} is not read in vectors", dtype_name(dtype));
   }
-  fail(ErrorCode::kInternal, "weights have dtype {}, which is none", static_cast<int>(dtype));
 }
 
 /// The same for the dtypes KV may have.
@@ -37,10 +34,9 @@ decltype(auto) dispatch_kv_dtype(DType dtype, Body&& body) {
       return body(DTypeConstant<DType::kF16>{});
     case DType::kBF16:
       return body(DTypeConstant<DType::kBF16>{});
-    case DType::kQ8_0:
-      break;
+    default:
+      fail(ErrorCode::kUnsupported, "KV has dtype {}, must be F32, F16 or BF16", dtype_name(dtype));
   }
-  fail(ErrorCode::kUnsupported, "KV has dtype {}, must be F32, F16 or BF16", dtype_name(dtype));
 }
 
 }  // namespace freekv::cpu

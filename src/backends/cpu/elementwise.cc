@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backends/cpu/dequantize.hpp"
 #include "backends/projection_checks.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -14,12 +15,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
-
-void embed_row(const WeightView& table, int32_t id, std::span<float> out) {
-  dispatch_weight_dtype(table.dtype, [&](auto type) {
-    load_floats<decltype(type)::value>(table.row(id), 0, out.size(), out.data());
-  });
-}
 
 void rms_norm_row(const float* x, const float* weight, size_t n, float eps, float* out) {
   const DF d;
@@ -44,6 +39,16 @@ void rms_norm_row(const float* x, const float* weight, size_t n, float eps, floa
     hn::StoreU(hn::Mul(scaled, hn::LoadU(d, weight + i)), d, out + i);
   }
   for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
+}
+
+void add_bias_row(const float* bias, size_t n, float* x) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i)), d, x + i);
+  }
+  for (; i < n; ++i) x[i] += bias[i];
 }
 
 // One head; `half` pairs.
@@ -107,8 +112,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace freekv::cpu {
 
-HWY_EXPORT(embed_row);
 HWY_EXPORT(rms_norm_row);
+HWY_EXPORT(add_bias_row);
 HWY_EXPORT(rope_head);
 HWY_EXPORT(swiglu_range);
 
@@ -123,12 +128,12 @@ int64_t row_grain(int64_t n) { return std::max<int64_t>(1, 32768 / std::max<int6
 void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
            View<float, 2> out) {
   check_embed(table, ids, out);
-  ctx.pool().parallel_for(
-      out.shape(0), row_grain(out.shape(1)), [&](int64_t begin, int64_t end, int) {
-        for (int64_t t = begin; t < end; ++t) {
-          HWY_DYNAMIC_DISPATCH(embed_row)(table, ids[static_cast<size_t>(t)], out[t].flat());
-        }
-      });
+  ctx.pool().parallel_for(out.shape(0), row_grain(out.shape(1)),
+                          [&](int64_t begin, int64_t end, int) {
+                            for (int64_t t = begin; t < end; ++t) {
+                              dequantize(table, ids[static_cast<size_t>(t)], 0, out[t].flat());
+                            }
+                          });
 }
 
 void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight, float eps,
@@ -139,6 +144,16 @@ void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1
     for (int64_t t = begin; t < end; ++t) {
       HWY_DYNAMIC_DISPATCH(rms_norm_row)
       (x[t].data(), weight.data(), static_cast<size_t>(n), eps, out[t].data());
+    }
+  });
+}
+
+void add_bias(ExecutionContext& ctx, View<const float, 1> bias, View<float, 2> x) {
+  check_add_bias(bias, x);
+  const int64_t n = x.shape(1);
+  ctx.pool().parallel_for(x.shape(0), row_grain(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      HWY_DYNAMIC_DISPATCH(add_bias_row)(bias.data(), static_cast<size_t>(n), x[t].data());
     }
   });
 }

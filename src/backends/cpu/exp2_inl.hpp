@@ -21,8 +21,10 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2(D d, V x) {
   const hn::RebindToSigned<D> di;
   x = hn::Min(hn::Max(x, hn::Set(d, -127.0f)), hn::Set(d, 127.0f));
-  const auto whole = hn::NearestInt(x);
-  const V f = hn::Sub(x, hn::ConvertTo(d, whole));
+  // Adding 1.5 * 2^23 rounds to the nearest integer, which is then in the lowest bits.
+  const V shift = hn::Set(d, 0x1.8p23f);
+  const V shifted = hn::Add(x, shift);
+  const V f = hn::Sub(x, hn::Sub(shifted, shift));
   // Minimax for the relative error on [-1/2, 1/2] with the constant term fixed at 1: 9.1e-8.
   V p = hn::MulAdd(hn::Set(d, 0x1.5bba14p-10f), f, hn::Set(d, 0x1.3cea88p-7f));
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.c6b752p-5f));
@@ -30,7 +32,7 @@ HWY_INLINE V exp2(D d, V x) {
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.62e42ap-1f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
   // The exponent's bits of 2^whole; whole == -127 gives zero, which is what makes masked scores 0.
-  const auto power = hn::ShiftLeft<23>(hn::Add(whole, hn::Set(di, 127)));
+  const auto power = hn::ShiftLeft<23>(hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127)));
   return hn::Mul(p, hn::BitCast(d, power));
 }
 

@@ -108,10 +108,11 @@ HWY_INLINE void transpose_four(const float* const rows[4], size_t k, float* HWY_
   }
 }
 
-/// Packs `count` rows of any dtype (row(i) is the address of one) as columns of a panel:
-/// dst[i * panel_cols() + r] = row(r)[i] for i < k. Columns from `count` on are zero.
-template <DType kType, class RowAddress>
-HWY_INLINE void pack_panel(size_t count, size_t k, const RowAddress& row, float* HWY_RESTRICT dst) {
+/// Packs `count` rows as columns of a panel: dst[i * panel_cols() + r] = row r's value i for i < k,
+/// where load(r, first, n, out) writes n of its values from `first`, a multiple of 512. Columns
+/// from `count` on are zero.
+template <class Load>
+HWY_INLINE void pack_panel(size_t count, size_t k, const Load& load, float* HWY_RESTRICT dst) {
   constexpr size_t kSegment = 512;
   HWY_ALIGN float floats[4][kSegment];
   const size_t cols = panel_cols();
@@ -122,7 +123,7 @@ HWY_INLINE void pack_panel(size_t count, size_t k, const RowAddress& row, float*
       for (size_t i = 0; i < 4; ++i) {
         sources[i] = floats[i];
         if (r + i < count) {
-          load_floats<kType>(row(r + i), first, length, floats[i]);
+          load(r + i, first, length, floats[i]);
         } else {
           std::fill_n(floats[i], length, 0.0f);
         }

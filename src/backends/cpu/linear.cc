@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cpu/dequantize.hpp"
 #include "backends/projection_checks.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -103,42 +104,44 @@ HWY_INLINE void linear_block(const float* x, size_t cols, const std::byte* weigh
 // At least eight independent sums, to hide the latency of an addition.
 template <DType kType, size_t kRows>
 HWY_INLINE void linear_rows(const float* x, const WeightView& weight, int64_t begin, int64_t end,
-                            bool accumulate, float* out) {
+                            bool accumulate, float* out, int64_t out_stride) {
   constexpr size_t kWeights = kRows == 1 ? 8 : 4;
   const auto cols = static_cast<size_t>(weight.cols);
   for (int64_t n = begin; n < end; n += kWeights) {
     linear_block<kType, kRows, kWeights>(x, cols, weight.row(n), weight.stride(),
                                          std::min(kWeights, static_cast<size_t>(end - n)),
-                                         accumulate, out + n, static_cast<size_t>(weight.rows));
+                                         accumulate, out + n, static_cast<size_t>(out_stride));
   }
 }
 
 // Weight rows are taken few at a time through all rows of x, so that they come from memory once.
 template <DType kType>
 void linear_range(View<const float, 2> x, const WeightView& weight, int64_t begin, int64_t end,
-                  bool accumulate, float* out) {
-  constexpr int64_t kStrip = 8;
+                  bool accumulate, float* out, int64_t out_stride) {
   const int64_t rows = x.shape(0);
-  for (int64_t n = begin; n < end; n += kStrip) {
-    const int64_t stop = std::min(end, n + kStrip);
+  for (int64_t n = begin; n < end; n += kWeightStrip) {
+    const int64_t stop = std::min(end, n + kWeightStrip);
     int64_t t = 0;
     const auto at = [&](int64_t i) { return x.data() + i * weight.cols; };
     if constexpr (kMaxRows == 4) {
       for (; t + 4 <= rows; t += 4) {
-        linear_rows<kType, 4>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+        linear_rows<kType, 4>(at(t), weight, n, stop, accumulate, out + t * out_stride, out_stride);
       }
     }
     for (; t + 2 <= rows; t += 2) {
-      linear_rows<kType, 2>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+      linear_rows<kType, 2>(at(t), weight, n, stop, accumulate, out + t * out_stride, out_stride);
     }
-    if (t < rows) linear_rows<kType, 1>(at(t), weight, n, stop, accumulate, out + t * weight.rows);
+    if (t < rows) {
+      linear_rows<kType, 1>(at(t), weight, n, stop, accumulate, out + t * out_stride, out_stride);
+    }
   }
 }
 
+// out[t * out_stride + n] for all rows of x and weight rows [begin, end).
 void linear_any(View<const float, 2> x, const WeightView& weight, int64_t begin, int64_t end,
-                bool accumulate, float* out) {
-  dispatch_weight_dtype(weight.dtype, [&](auto type) {
-    linear_range<decltype(type)::value>(x, weight, begin, end, accumulate, out);
+                bool accumulate, float* out, int64_t out_stride) {
+  dispatch_block_dtype(weight.dtype, [&](auto type) {
+    linear_range<type()>(x, weight, begin, end, accumulate, out, out_stride);
   });
 }
 
@@ -150,16 +153,57 @@ namespace freekv::cpu {
 
 HWY_EXPORT(linear_any);
 
-void linear(ExecutionContext& ctx, View<const float, 2> x, const WeightView& weight,
-            bool accumulate, View<float, 2> out) {
-  check_linear(x, weight, out);
-  // A part smaller than this is read before another worker has woken.
+namespace {
+
+// What linear_any() reads; other types become f32 first.
+bool is_read_in_blocks(DType dtype) { return !is_quantized(dtype) || dtype == DType::kQ8_0; }
+
+}  // namespace
+
+void LinearScratch::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
+  activations.reserve(limits);
+  weights =
+      Buffer(static_cast<size_t>(ctx.threads() * kWeightStrip * limits.max_cols) * sizeof(float));
+}
+
+int64_t linear_grain(const WeightView& weight) {
   constexpr int64_t kBytesPerPart = 16 << 10;
   const auto row_bytes = static_cast<int64_t>(std::max<size_t>(1, weight.stride()));
-  const int64_t grain = std::max<int64_t>(8, kBytesPerPart / row_bytes / 8 * 8);
-  ctx.pool().parallel_for(weight.rows, grain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(linear_any)(x, weight, begin, end, accumulate, out.data());
-  });
+  return std::max(kWeightStrip, kBytesPerPart / row_bytes / kWeightStrip * kWeightStrip);
+}
+
+void linear(ExecutionContext& ctx, LinearScratch& scratch, Activations activations,
+            View<const float, 2> x, const WeightView& weight, bool accumulate, View<float, 2> out) {
+  check_linear(x, weight, out);
+  if (takes_int8(activations, weight.dtype)) {
+    linear_int8(ctx, scratch.activations, x, weight, accumulate, out);
+    return;
+  }
+  const std::span<float> strips = scratch.weights.as<float>();
+  const auto strip_size = static_cast<size_t>(kWeightStrip * weight.cols);
+  check_internal(static_cast<size_t>(ctx.threads()) * strip_size <= strips.size(),
+                 "a linear layer of {} columns, reserved {} bytes", weight.cols,
+                 scratch.weights.bytes());
+  ctx.pool().parallel_for(
+      weight.rows, linear_grain(weight), [&](int64_t begin, int64_t end, int worker) {
+        if (is_read_in_blocks(weight.dtype)) {
+          HWY_DYNAMIC_DISPATCH(linear_any)
+          (x, weight, begin, end, accumulate, out.data(), weight.rows);
+          return;
+        }
+        float* strip = strips.data() + static_cast<size_t>(worker) * strip_size;
+        for (int64_t n = begin; n < end; n += kWeightStrip) {
+          const int64_t count = std::min(kWeightStrip, end - n);
+          for (int64_t i = 0; i < count; ++i) {
+            dequantize(weight, n + i, 0,
+                       {strip + i * weight.cols, static_cast<size_t>(weight.cols)});
+          }
+          const WeightView part{reinterpret_cast<const std::byte*>(strip), DType::kF32, count,
+                                weight.cols};
+          HWY_DYNAMIC_DISPATCH(linear_any)
+          (x, part, 0, count, accumulate, out.data() + n, weight.rows);
+        }
+      });
 }
 
 }  // namespace freekv::cpu

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cpu/dequantize.hpp"
 #include "backends/projection_checks.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -20,11 +21,10 @@ void pack_weights(const WeightView& weight, int64_t panel, float* dst) {
   const auto cols = static_cast<int64_t>(panel_cols());
   const int64_t first = panel * cols;
   const auto count = static_cast<size_t>(std::min(cols, weight.rows - first));
-  dispatch_weight_dtype(weight.dtype, [&](auto type) {
-    pack_panel<decltype(type)::value>(
-        count, static_cast<size_t>(weight.cols),
-        [&](size_t r) { return weight.row(first + static_cast<int64_t>(r)); }, dst);
-  });
+  const auto load = [&](size_t r, size_t k, size_t n, float* out) {
+    dequantize(weight, first + static_cast<int64_t>(r), static_cast<int64_t>(k), {out, n});
+  };
+  pack_panel(count, static_cast<size_t>(weight.cols), load, dst);
 }
 
 // out[begin..end, panel's columns] (+)= x W^T. Sums are kept aside, since rows of the output may

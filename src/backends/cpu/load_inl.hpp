@@ -21,11 +21,13 @@ HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Values are read in blocks of 32 in every dtype, the block of Q8_0; vectors are at most that.
-inline constexpr size_t kBlock = kQ8BlockValues;
+/// Values are read in blocks of 32 in every dtype, as quantised blocks are; vectors are at most
+/// that.
+inline constexpr size_t kBlock = kPiece;
 using DF = hn::CappedTag<float, kBlock>;
 using VF = hn::Vec<DF>;
 
+/// F32, F16, BF16 and Q8_0; dequantize.hpp has the other types.
 /// Block<kType>(row, b).load(d, j): values 32 b + j, ... of a row as f32. Rows may lie at any
 /// address, as they do in a mapped file.
 template <DType kType>
@@ -55,7 +57,7 @@ class Block {
 template <>
 class Block<DType::kQ8_0> {
  public:
-  static constexpr size_t kBytes = kQ8BlockBytes;
+  static constexpr size_t kBytes = sizeof(BlockQ8_0);
 
   HWY_INLINE Block(const std::byte* row, size_t b) : data_(row + b * kBytes) {}
 

@@ -33,13 +33,11 @@ void load_keys_and_values(const PrefillAttention& p, int head, int64_t first, si
   };
   const size_t cols = panel_cols();
   for (size_t i = 0; i < count; i += cols) {
-    pack_panel<kType>(
-        std::min(cols, count - i), d,
-        [&](size_t r) {
-          const int64_t token = first + static_cast<int64_t>(i + r);
-          return pool.keys(slot(token), head) + offset(token);
-        },
-        work.keys + i * d);
+    const auto load = [&](size_t r, size_t e, size_t n, float* out) {
+      const int64_t token = first + static_cast<int64_t>(i + r);
+      load_floats<kType>(pool.keys(slot(token), head) + offset(token), e, n, out);
+    };
+    pack_panel(std::min(cols, count - i), d, load, work.keys + i * d);
   }
   for (size_t i = 0; i < count; ++i) {
     const int64_t token = first + static_cast<int64_t>(i);

@@ -364,8 +364,8 @@ TEST(ScorePages, EmptyBatch) {
   params.kv = {8, 4, 128, 32, KvType::kBF16};
   params.max_candidates = 100;
   EXPECT_NO_THROW(score_pages(params, nullptr));
-  EXPECT_NO_THROW(choose_pages(
-      {.kv = params.kv, .map = {.selected = 4, .resident = 4}, .max_candidates = 100}, nullptr));
+  params.map.selected = params.map.resident = 4;
+  EXPECT_NO_THROW(choose_pages(params, nullptr));
   EXPECT_EQ(select_scratch(params.kv, 0, 100), 0u);
 }
 

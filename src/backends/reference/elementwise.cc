@@ -10,8 +10,7 @@ void embed(ExecutionContext&, const WeightView& table, std::span<const int32_t> 
            View<float, 2> out) {
   check_embed(table, ids, out);
   for (int64_t t = 0; t < out.shape(0); ++t) {
-    const std::byte* row = table.row(ids[static_cast<size_t>(t)]);
-    for (int64_t i = 0; i < out.shape(1); ++i) out[t][i] = load_element(table.dtype, row, i);
+    load_row(table.dtype, table.row(ids[static_cast<size_t>(t)]), out[t].flat());
   }
 }
 
@@ -26,6 +25,13 @@ void rms_norm(ExecutionContext&, View<const float, 2> x, View<const float, 1> we
     for (int64_t i = 0; i < n; ++i) {
       out[t][i] = static_cast<float>(x[t][i] * inverse * weight[i]);
     }
+  }
+}
+
+void add_bias(ExecutionContext&, View<const float, 1> bias, View<float, 2> x) {
+  check_add_bias(bias, x);
+  for (int64_t t = 0; t < x.shape(0); ++t) {
+    for (int64_t i = 0; i < x.shape(1); ++i) x[t][i] += bias[i];
   }
 }
 

@@ -6,15 +6,17 @@
 
 namespace freekv::reference {
 
-/// One weight row as f32 per worker.
 struct LinearScratch {
-  Buffer rows;
+  Buffer weights;  // a row as f32 for each worker
+  Buffer rounded;  // rows of x as f64, after rounding to 8 bits
+  Buffer q;        // one row in 8 bits
+  Buffer scales;   // and its scales
 
   void reserve(ExecutionContext& ctx, const BackendLimits& limits);
 };
 
-/// Backend::linear() and linear_prefill(): the reference needs no second form.
-void linear(ExecutionContext& ctx, LinearScratch& scratch, View<const float, 2> x,
-            const WeightView& weight, bool accumulate, View<float, 2> out);
+/// Backend::linear(); with Activations::kF32 also linear_prefill().
+void linear(ExecutionContext& ctx, LinearScratch& scratch, Activations activations,
+            View<const float, 2> x, const WeightView& weight, bool accumulate, View<float, 2> out);
 
 }  // namespace freekv::reference

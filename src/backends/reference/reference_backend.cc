@@ -24,13 +24,18 @@ void ReferenceBackend::rms_norm(ExecutionContext& ctx, View<const float, 2> x,
 
 void ReferenceBackend::linear(ExecutionContext& ctx, View<const float, 2> x,
                               const WeightView& weight, bool accumulate, View<float, 2> out) {
-  reference::linear(ctx, linear_, x, weight, accumulate, out);
+  reference::linear(ctx, linear_, activations_, x, weight, accumulate, out);
 }
 
 void ReferenceBackend::linear_prefill(ExecutionContext& ctx, View<const float, 2> x,
                                       const WeightView& weight, bool accumulate,
                                       View<float, 2> out) {
-  reference::linear(ctx, linear_, x, weight, accumulate, out);
+  reference::linear(ctx, linear_, Activations::kF32, x, weight, accumulate, out);
+}
+
+void ReferenceBackend::add_bias(ExecutionContext& ctx, View<const float, 1> bias,
+                                View<float, 2> x) {
+  reference::add_bias(ctx, bias, x);
 }
 
 void ReferenceBackend::rope(ExecutionContext& ctx, View<float, 3> x,
@@ -65,14 +70,30 @@ void ReferenceBackend::prefill_attention(ExecutionContext& ctx, const PrefillAtt
   reference::prefill_attention(ctx, params);
 }
 
-void ReferenceBackend::build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
+void ReferenceBackend::build_box_sketch(const KvPool& pool, int32_t slot, int head,
                                         const BoxSketchView& sketch, int64_t page) {
-  reference::build_box_sketch(kind, pool, slot, head, sketch, page);
+  reference::build_box_sketch(pool, slot, head, sketch, page);
 }
 
 void ReferenceBackend::score_box_pages(View<const float, 2> q, const BoxSketchView& sketch,
                                        int64_t first, View<float, 2> scores) {
   reference::score_box_pages(q, sketch, first, scores);
+}
+
+void ReferenceBackend::build_key2_sketch(const KvPool& pool, int32_t slot, int head,
+                                         const Key2SketchView& sketch, int64_t page) {
+  reference::build_key2_sketch(pool, slot, head, sketch, page);
+}
+
+void ReferenceBackend::score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch,
+                                        float scale, std::span<const int32_t> pages,
+                                        View<float, 2> scores) {
+  reference::score_key2_pages(q, sketch, scale, pages, scores);
+}
+
+void ReferenceBackend::score_exact_pages(View<const float, 2> q, const AttentionRow& row,
+                                         float scale, View<float, 2> scores) {
+  reference::score_exact_pages(q, row, scale, scores);
 }
 
 void ReferenceBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
@@ -89,6 +110,8 @@ void ReferenceBackend::mean_cosine(ExecutionContext& ctx, View<const float, 3> q
   reference::mean_cosine(ctx, q, previous, out);
 }
 
-std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+std::unique_ptr<Backend> make_reference_backend(Activations activations) {
+  return std::make_unique<ReferenceBackend>(activations);
+}
 
 }  // namespace freekv

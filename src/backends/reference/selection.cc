@@ -27,8 +27,8 @@ bool larger(float a, float b) {
 
 }  // namespace
 
-void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
-                      const BoxSketchView& sketch, int64_t page) {
+void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
+                      int64_t page) {
   check_sketch(pool, slot, head, sketch, page);
   const DType dtype = pool.shape.dtype;
   const int tokens = pool.shape.page;
@@ -37,13 +37,20 @@ void build_box_sketch(BoxKind kind, const KvPool& pool, int32_t slot, int head,
     return load_element(dtype, keys + static_cast<size_t>(t) * pool.token_stride(), e);
   };
   for (int e = 0; e < pool.shape.head_dim; ++e) {
+    if (sketch.kind == BoxKind::kMean) {
+      double sum = 0;
+      for (int t = 0; t < tokens; ++t) sum += key(t, e);
+      store_element(sketch.dtype, sketch.hi(page / kBlock, e), page % kBlock,
+                    static_cast<float>(sum / tokens));
+      continue;
+    }
     float hi = key(0, e);
     float lo = hi;
     for (int t = 1; t < tokens; ++t) {
       hi = std::max(hi, key(t, e));
       lo = std::min(lo, key(t, e));
     }
-    if (kind == BoxKind::kCuboid) {
+    if (sketch.kind == BoxKind::kCuboid) {
       const double centre = (static_cast<double>(hi) + lo) / 2;
       double radius = 0;
       for (int t = 0; t < tokens; ++t) radius += std::abs(key(t, e) - centre);

@@ -2,7 +2,6 @@
 // recalled behind the model's computation, and heads whose query moved are corrected before
 // attention (FreeKV, arXiv 2505.13109, section 4; algorithm.md, section 4).
 #include <algorithm>
-#include <chrono>
 
 #include "core/check.hpp"
 #include "kvcache/sketch.hpp"
@@ -68,12 +67,6 @@ class FreeKvState final : public RetrievalState {
 
 FreeKvState& state_of(const PolicySequence& sequence) {
   return static_cast<FreeKvState&>(sequence.state);
-}
-
-RecallMechanism parse_recall(const std::string& name) {
-  if (name == "gather") return RecallMechanism::kGather;
-  if (name == "streamed") return RecallMechanism::kStreamed;
-  fail(ErrorCode::kInvalidArgument, "recall is '{}', must be one of gather, streamed", name);
 }
 
 class FreeKvPolicy final : public Policy {
@@ -163,7 +156,8 @@ class FreeKvPolicy final : public Policy {
         [&](const StepRow& row) { return retrieves(step, row) && selects_now(step, row); },
         [&](const StepRow& row) {
           plan_moves(step, row);
-          recall_blocking(step, row);
+          FreeKvState& state = state_of(step.sequences[static_cast<size_t>(row.sequence)]);
+          state.recall_ns(row.head) = recall_blocking(step, row, state.moves(row.head));
         });
     for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
       if (retrieves(step, {s, 0})) count_selections(step, s, true);
@@ -200,21 +194,6 @@ class FreeKvPolicy final : public Policy {
                            .make_resident(row.head, state.selected(step.layer, row.head),
                                           state.move_room(row.head));
     state.set_moves(row.head, moves.size());
-  }
-
-  // Step 3. On the worker that selected: its misses are few, and handing them to another thread
-  // would take longer than copying them.
-  static void recall_blocking(const LayerStep& step, const StepRow& row) {
-    const PolicySequence& sequence = step.sequences[static_cast<size_t>(row.sequence)];
-    FreeKvState& state = state_of(sequence);
-    state.recall_ns(row.head) = 0;
-    if (state.moves(row.head).empty()) return;
-    const auto begin = std::chrono::steady_clock::now();
-    sequence.cache.layer(step.layer).recall_now(row.head, state.moves(row.head));
-    state.recall_ns(row.head) =
-        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                  std::chrono::steady_clock::now() - begin)
-                                  .count());
   }
 
   // Counts the selections made before attention, or those made after it.

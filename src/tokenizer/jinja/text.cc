@@ -1,11 +1,9 @@
 #include "tokenizer/jinja/text.hpp"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <utf8proc.h>
 
 #include <algorithm>
 #include <array>
-#include <memory>
 
 #include "core/check.hpp"
 #include "tokenizer/utf8.hpp"
@@ -34,30 +32,22 @@ bool is_line_end(std::string_view character) {
 }
 
 // str.isprintable() of one character: neither a separator other than the space nor of category C.
-class Printable {
- public:
-  bool operator()(std::string_view character) {
-    if (character.size() == 1) return character[0] >= 0x20 && character[0] < 0x7f;
-    if (!code_) compile();
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(character.data()),
-                       character.size(), 0, 0, match_.get(), nullptr) > 0;
+bool is_printable(std::string_view character) {
+  if (character.size() == 1) return character[0] >= 0x20 && character[0] < 0x7f;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point(character)))) {
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+      return false;
+    default:
+      return true;
   }
-
- private:
-  void compile() {
-    int error = 0;
-    PCRE2_SIZE offset = 0;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>("^[^\\p{C}\\p{Z}]"),
-                              PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset, nullptr));
-    match_.reset(pcre2_match_data_create(1, nullptr));
-    check_internal(code_ && match_, "a pattern did not compile: PCRE2 error {} at {}", error,
-                   offset);
-  }
-
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code_{nullptr, pcre2_code_free};
-  std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match_{nullptr,
-                                                                             pcre2_match_data_free};
-};
+}
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 // Whether the filter title begins a word after this character.
@@ -217,7 +207,6 @@ std::string text_repr(std::string_view text) {
   const bool has_single = text.find('\'') != std::string_view::npos;
   const char quote = has_single && text.find('"') == std::string_view::npos ? '"' : '\'';
   std::string result(1, quote);
-  Printable is_printable;
   for (size_t at = 0; at < text.size();) {
     const std::string_view character = text.substr(at, step(text.substr(at)));
     at += character.size();

@@ -1,0 +1,54 @@
+#include "engine/policy_model.hpp"
+
+#include <array>
+#include <numeric>
+
+#include "core/check.hpp"
+
+namespace freekv {
+
+PolicyModel::PolicyModel(const Model& model, int64_t batch) : model_(model) {
+  cos_.resize(static_cast<size_t>(batch * model.rope().pairs()));
+  sin_.resize(cos_.size());
+  rows_.resize(static_cast<size_t>(batch));
+  std::iota(rows_.begin(), rows_.end(), 0);
+}
+
+void PolicyModel::project_query(ExecutionContext& ctx, Backend& backend, int layer,
+                                View<const float, 2> x, std::span<const int64_t> positions,
+                                View<float, 2> q) const {
+  const ModelConfig& config = model_.config();
+  const int64_t n = x.shape(0), pairs = model_.rope().pairs();
+  check_internal(n <= static_cast<int64_t>(rows_.size()), "{} rows, there is room for {}", n,
+                 rows_.size());
+  const View<float, 2> cos(cos_.data(), n, pairs), sin(sin_.data(), n, pairs);
+  for (int64_t i = 0; i < n; ++i) {
+    model_.rope().fill(positions[static_cast<size_t>(i)], cos[i], sin[i]);
+  }
+  const LayerWeights& weights = model_.weights().layers[static_cast<size_t>(layer)];
+  backend.linear(ctx, x, weights.q, false, q);
+  backend.rope(ctx, View<float, 3>(q.data(), n, config.query_heads, config.head_dim),
+               std::span(rows_).first(static_cast<size_t>(n)), {cos, sin}, config.rope_style);
+}
+
+void PolicyModel::rotate(int64_t position, bool back, View<float, 2> x) const {
+  std::array<float, 1024> cos_sin;
+  const int64_t pairs = model_.rope().pairs();
+  check_internal(2 * pairs <= static_cast<int64_t>(cos_sin.size()),
+                 "head dimension is {}, must be at most {}", 2 * pairs, cos_sin.size());
+  const View<float, 1> cos(cos_sin.data(), pairs), sin(cos_sin.data() + pairs, pairs);
+  model_.rope().fill(position, cos, sin);
+  const bool halves = model_.config().rope_style == RopeStyle::kHalves;
+  for (int64_t h = 0; h < x.shape(0); ++h) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      float& a = x[h][halves ? i : 2 * i];
+      float& b = x[h][halves ? i + pairs : 2 * i + 1];
+      const float s = back ? -sin[i] : sin[i];
+      const float turned = a * cos[i] - b * s;
+      b = a * s + b * cos[i];
+      a = turned;
+    }
+  }
+}
+
+}  // namespace freekv

@@ -1,0 +1,59 @@
+// What policies share that drop pages for good: which pages each head keeps, and the moments at
+// which that changes. A page is decided about when it leaves the window; in the slots of the window
+// it still stands then. There is no slow tier: what is not kept is gone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "policies/attention_mass.hpp"
+#include "policies/retrieval.hpp"
+
+namespace freekv {
+
+/// The pages kept are RetrievalState's selection.
+class KeepingState : public RetrievalState {
+ public:
+  KeepingState(const CacheConfig& config, const CacheNeeds& needs);
+
+  /// Of each page, what the policy gathers about it [max_pages]; zero at first.
+  std::span<double> mass(int layer, int head);
+  /// First page of the layer's head that was no candidate yet.
+  int32_t& undecided(int layer, int head);
+  /// Scratch to compute the attention mass of one decode row of this head, and the result.
+  std::span<float> scratch_of_row(int head);
+  std::span<double> row_mass(int head);
+
+ private:
+  size_t heads_;
+  size_t max_pages_;
+  size_t attended_;
+  size_t scratch_size_;
+  std::vector<double> mass_;        // [layers][heads][max_pages]
+  std::vector<int32_t> undecided_;  // [layers][heads]
+  std::vector<float> scratch_;      // [heads][scratch_size_]
+  std::vector<double> row_mass_;    // [heads][attended pages]
+};
+
+/// Calls body(head, row, block, scratch) for the queries of a prompt, on the workers, each head one
+/// worker's, blocks in order of tokens. `row` holds the pages that the block's last query sees.
+void for_query_blocks(const PromptQueries& queries,
+                      FunctionRef<void(int head, const AttentionRow& row, const QueryBlock& block,
+                                       std::span<float> scratch)>
+                          body);
+
+/// After a prompt: within the budget each head keeps the pages that stand in its slots, past it the
+/// candidates of most mass, which are copied there.
+void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence);
+
+/// Gives every row of the step its pages. Where one has just left the window,
+/// victim(row, newcomer) says which goes: one of those kept, or the newcomer itself.
+void set_kept_rows(LayerStep& step, FunctionRef<int32_t(const StepRow&, int32_t newcomer)> victim);
+
+/// Computes what part of the step's attention went to which page of the row: calls
+/// body(page, mass) for each of them, in order.
+void for_page_masses(const LayerStep& step, const StepRow& row,
+                     FunctionRef<void(int32_t page, double mass)> body);
+
+}  // namespace freekv
