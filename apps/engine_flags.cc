@@ -29,6 +29,9 @@ void EngineFlags::add_to(CLI::App& app, bool with_model) {
   app.add_option("--host-kv", host_kv, "limit of the slow KV tier, such as 8GiB");
   app.add_option("--kv-type", options.kv_type, "type of cached keys and values: f16, bf16, f32")
       ->capture_default_str();
+  app.add_option("--activations", options.activations,
+                 "of decode with quantised weights: f32, int8, or auto (int8 but for Q8_0)")
+      ->capture_default_str();
   app.add_option("--backend", options.backend, "cpu, or reference (scalar, slow)")
       ->capture_default_str();
   app.add_option("--chunk", options.chunk, "tokens per prefill chunk")->capture_default_str();

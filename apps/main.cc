@@ -19,8 +19,11 @@ int main(int argc, char** argv) {
   add_chat(app);
   add_demo(app);
   add_bench(app);
+  add_eval(app);
+  add_report(app);
   add_info(app);
   add_tokenize(app);
+  add_profile_heads(app);
   add_convert(app);
   try {
     app.parse(argc, argv);

@@ -56,8 +56,12 @@ class Weights {
 
 class Step {
  public:
-  Step(const Weights& weights, int threads)
-      : weights_(weights), ctx_(threads), x_(cases::random_floats(kFfn, 1)), out_(kVocab) {
+  Step(const Weights& weights, Activations activations, int threads)
+      : weights_(weights),
+        activations_(activations),
+        ctx_(threads),
+        x_(cases::random_floats(kFfn, 1)),
+        out_(kVocab) {
     BackendLimits limits;
     limits.max_cols = kFfn;
     limits.max_weight_rows = kVocab;
@@ -65,9 +69,7 @@ class Step {
     reference_.reserve(ctx_, limits);
   }
   void run() {
-    for (const WeightView& matrix : weights_.matrices()) {
-      cpu::linear(ctx_, scratch_, Activations::kAuto, x(matrix), matrix, false, out(matrix));
-    }
+    for (const WeightView& matrix : weights_.matrices()) multiply(matrix);
   }
   /// The first and the last rows of every matrix: the reference would take minutes for all.
   bool agrees_with_reference(benchmark::State& state) {
@@ -75,10 +77,10 @@ class Step {
     std::vector<float> expected(kSome);
     for (const WeightView& matrix : weights_.matrices()) {
       std::ranges::fill(out_, std::numeric_limits<float>::quiet_NaN());
-      cpu::linear(ctx_, scratch_, Activations::kAuto, x(matrix), matrix, false, out(matrix));
+      multiply(matrix);
       for (const int64_t first : {int64_t{0}, matrix.rows - kSome}) {
         const WeightView part{matrix.row(first), matrix.dtype, kSome, matrix.cols};
-        reference::linear(ctx_, reference_, Activations::kAuto, x(matrix), part, false,
+        reference::linear(ctx_, reference_, activations_, x(matrix), part, false,
                           View<float, 2>(expected.data(), 1, kSome));
         if (!agrees(state, std::span(out_).subspan(static_cast<size_t>(first), kSome), expected,
                     2e-5)) {
@@ -91,6 +93,9 @@ class Step {
   ExecutionContext& context() { return ctx_; }
 
  private:
+  void multiply(const WeightView& matrix) {
+    cpu::linear(ctx_, scratch_, activations_, x(matrix), matrix, false, out(matrix));
+  }
   View<const float, 2> x(const WeightView& matrix) const {
     return View<const float, 2>(x_.data(), 1, matrix.cols);
   }
@@ -99,6 +104,7 @@ class Step {
   }
 
   const Weights& weights_;
+  Activations activations_;
   ExecutionContext ctx_;
   std::vector<float> x_;
   std::vector<float> out_;
@@ -106,9 +112,10 @@ class Step {
   reference::LinearScratch reference_;
 };
 
-void decode(benchmark::State& state, DType layers, DType head, int threads) {
+void decode(benchmark::State& state, DType layers, DType head, Activations activations,
+            int threads) {
   const Weights weights(layers, head);
-  Step step(weights, threads);
+  Step step(weights, activations, threads);
   if (!step.agrees_with_reference(state)) return;
   double limit = 0;
   const double seconds = best_iteration(
@@ -123,15 +130,23 @@ void decode(benchmark::State& state, DType layers, DType head, int threads) {
 }  // namespace
 
 void add_benchmarks() {
+  struct Mix {
+    DType layers, head;
+    Activations activations;
+  };
+  constexpr Mix kMixes[] = {{DType::kQ4_K, DType::kQ6_K, Activations::kAuto},
+                            {DType::kQ5_K, DType::kQ6_K, Activations::kAuto},
+                            {DType::kQ4_0, DType::kQ6_K, Activations::kAuto},
+                            {DType::kQ8_0, DType::kQ8_0, Activations::kF32},
+                            {DType::kQ8_0, DType::kQ8_0, Activations::kInt8}};
   for (const int threads : thread_counts()) {
-    for (const auto& [layers, head] : {std::pair{DType::kQ4_K, DType::kQ6_K},
-                                       {DType::kQ4_0, DType::kQ6_K},
-                                       {DType::kQ5_K, DType::kQ6_K},
-                                       {DType::kQ8_0, DType::kQ8_0}}) {
-      const std::string name = "decode_weights/1B/" + std::string(dtype_name(layers)) + "+" +
-                               std::string(dtype_name(head)) +
+    for (const Mix& mix : kMixes) {
+      const bool int8 = takes_int8(mix.activations, mix.layers);
+      const std::string name = "decode_weights/1B/" + std::string(dtype_name(mix.layers)) + "+" +
+                               std::string(dtype_name(mix.head)) + (int8 ? "/int8" : "/f32") +
                                "/threads:" + std::to_string(threads);
-      add_benchmark(name, 1.0, benchmark::kMillisecond, decode, layers, head, threads);
+      add_benchmark(name, 1.0, benchmark::kMillisecond, decode, mix.layers, mix.head,
+                    mix.activations, threads);
     }
   }
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Encoding speed with the Llama-3 vocabulary: FreeKV against Hugging Face `tokenizers`, one thread.
 
-10 MB of the book corpus. First all ids must be equal; then both encode the same text in turns, each
-in its own process pinned to nothing, and the best time of each counts. Exits 1 when FreeKV is the
-slower one. The library takes the text as one string or in documents, whichever is faster for it.
+10 MB of the book corpus. First all ids must be equal; then both encode the same text in turns and
+the best time of each counts. Exits 1 when FreeKV is the slower one. The library takes the text as
+one string or in documents, whichever is faster for it.
 """
 import argparse
 import json

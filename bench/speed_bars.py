@@ -61,6 +61,9 @@ def main() -> None:
                                f"(32768|65536).*{threads}", "share")
     gemm = share_counters(args, work, "bench_linear", f"linear_prefill/.*/Q8_0/rows:512/{threads}",
                           "share_of_best_blas")
+    weights = share_counters(args, work, "bench_decode_weights", f"Q4_K.*{threads}",
+                             "share_of_read_bandwidth")
+    bars += [(f"bandwidth share, {name}", share, ">=", 0.60) for name, share in weights.items()]
     bars += [(f"bandwidth share, {name}", share, ">=", 0.70) for name, share in attention.items()]
     bars += [(f"GEMM share, {name}", share, ">=", 0.70) for name, share in gemm.items()]
     print(f"\n{'bar':64}{'measured':>10}{'asked':>10}")
@@ -75,6 +78,7 @@ def main() -> None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"commit": commit, "cpu": cpu, "threads": args.threads,
                                          "rows": rows, "bandwidth_share": attention,
+                                         "weight_bandwidth_share": weights,
                                          "gemm_share": gemm}, indent=1) + "\n")
 
 

@@ -47,6 +47,7 @@ step "chat in a terminal" .venv/bin/python tests/chat/test_chat.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "chat templates" .venv/bin/python tests/parity/test_templates.py
 step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
+step "evaluation from the command line" .venv/bin/python tests/cli/test_eval.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
 step "parity with transformers" .venv/bin/python tests/parity/test_architectures.py
 step "converted tokenizers" .venv/bin/python tests/parity/test_convert.py

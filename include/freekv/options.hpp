@@ -12,6 +12,9 @@ struct EngineOptions {
   std::string policy = "full";  // NAME or NAME:key=value,key=value
   std::string backend = "cpu";  // cpu, or reference: the scalar oracle
   std::string kv_type = "f16";  // f32, f16 or bf16
+  // Of decode's linear layers: f32, int8 (rounded to 8 bits for weights whose dot products take
+  // that), or auto (int8 for Q4_0, Q4_K, Q5_K and Q6_K, f32 for Q8_0).
+  std::string activations = "auto";
   int64_t context = 0;          // most tokens of a sequence; 0 takes the model's
   int64_t budget = 2048;        // B, tokens attended per step = sink + window + selected
   int64_t sink = 128;           // S

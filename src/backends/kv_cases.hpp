@@ -61,6 +61,9 @@ inline std::vector<DecodeCase> decode_cases() {
   add(1, 64, 32, 3, {1100, 5, 2000});
   // Every head dimension, including a half vector of 16 alone and after whole ones.
   for (const int dim : {8, 16, 24, 72, 80, 96, 128, 256}) add(1, dim, 16, 4, {40});
+  for (const int dim : {80, 96, 256}) {
+    for (const int group : {1, 3, 16}) add(1, dim, 16, group, {50});
+  }
   add(1, 72, 16, 7, {40, 600});
   add(2, 256, 16, 16, {70});
   // Pages that divide nothing, of one token, and longer than a tile.

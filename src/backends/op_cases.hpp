@@ -216,14 +216,17 @@ inline std::vector<PrefillCase> prefill_cases() {
     int kv_heads, group, head_dim, page;
     int64_t position, tokens;
   };
-  // Every head dimension, groups 1 to 16 with the odd ones, around the blocks of 256 keys, and of
+  // Every head dimension, every group from 1 to 16, around the blocks of 256 keys, and of
   // 8 to 384 rows; chunks that start inside a page.
   constexpr Size kSizes[] = {
       {1, 1, 64, 16, 0, 1},    {2, 4, 64, 32, 0, 33},   {2, 4, 64, 32, 255, 2},
       {1, 4, 64, 32, 256, 1},  {2, 4, 64, 32, 300, 97}, {1, 3, 80, 16, 37, 66},
       {3, 2, 96, 32, 250, 13}, {1, 5, 96, 64, 511, 3},  {2, 6, 128, 32, 100, 40},
       {1, 7, 128, 16, 0, 60},  {1, 8, 256, 32, 0, 35},  {1, 16, 64, 32, 5, 30},
-      {1, 1, 64, 32, 0, 400},  {1, 2, 20, 8, 30, 9},    {1, 1, 64, 32, 10, 0}};
+      {1, 1, 64, 32, 0, 400},  {1, 2, 20, 8, 30, 9},    {1, 1, 64, 32, 10, 0},
+      {1, 9, 96, 16, 20, 12},  {2, 10, 64, 32, 0, 17},  {1, 11, 80, 16, 255, 9},
+      {1, 12, 128, 32, 31, 5}, {1, 13, 64, 16, 7, 20},  {1, 14, 256, 32, 3, 8},
+      {1, 15, 96, 8, 60, 10}};
   std::vector<PrefillCase> result;
   size_t combination = 0;
   for (const DType dtype : kKvTypes) {

@@ -99,7 +99,7 @@ void expect_reference_scores(BoxKind kind, double tolerance) {
   constexpr Range kRanges[] = {{0, 0},  {0, 1},  {0, 16},  {0, 40},
                                {1, 15}, {15, 2}, {16, 17}, {3, 5}};
   for (const DType dtype : cases::kKvTypes) {
-    for (const int dim : {8, 64, 80, 128, 256}) {
+    for (const int dim : {8, 64, 80, 96, 128, 256}) {
       const cases::PagedKv kv({1, dim, 4, dtype}, KvLayout::kNHD, 40 * 4, 7);
       for (const auto& [first, n] : kRanges) {
         Sketch sketch(kind, dtype, dim, 40);

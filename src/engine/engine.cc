@@ -21,10 +21,18 @@ DType parse_kv_type(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "kv type is \"{}\", must be f32, f16 or bf16", name);
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& name) {
-  if (name == "cpu") return make_cpu_backend();
-  if (name == "reference") return make_reference_backend();
-  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", name);
+Activations parse_activations(const std::string& name) {
+  if (name == "auto") return Activations::kAuto;
+  if (name == "f32") return Activations::kF32;
+  if (name == "int8") return Activations::kInt8;
+  fail(ErrorCode::kInvalidArgument, "activations is \"{}\", must be auto, f32 or int8", name);
+}
+
+std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
+  const Activations activations = parse_activations(options.activations);
+  if (options.backend == "cpu") return make_cpu_backend(activations);
+  if (options.backend == "reference") return make_reference_backend(activations);
+  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", options.backend);
 }
 
 EngineOptions complete(EngineOptions options, const ModelConfig& config) {
@@ -67,6 +75,14 @@ std::optional<Tokenizer> load_tokenizer(const Model& model) {
   return Tokenizer::from_gguf(*model.gguf()).value();
 }
 
+/// Tokens up to the last that is in use: models have rows to spare, which GGUF files name all the
+/// same.
+int64_t count_text_tokens(const Tokenizer& tokenizer) {
+  int32_t count = tokenizer.vocab_size();
+  while (count > 1 && tokenizer.token_type(count - 1) == TokenType::kUnused) --count;
+  return count;
+}
+
 }  // namespace
 
 struct Sequence::Impl {
@@ -101,13 +117,12 @@ struct Engine::Impl {
       : model(given.model),
         tokenizer(load_tokenizer(model)),
         options(complete(given, model.config())),
-        backend(make_backend(options.backend)),
+        backend(make_backend(options)),
         policy(make_policy(options.policy)),
         policy_model(model, options.max_batch),
         ctx(options.threads),
         workspace(model.config(), options.chunk, options.max_batch) {
     const ModelConfig& config = model.config();
-    // A model may have rows to spare, for tokens that do not exist.
     check_argument(!tokenizer || tokenizer->vocab_size() <= config.vocab,
                    "{}: the tokenizer has {} tokens, the model {}", given.model,
                    tokenizer ? tokenizer->vocab_size() : 0, config.vocab);
@@ -134,7 +149,7 @@ struct Engine::Impl {
             .kv_heads = config.kv_heads,
             .head_dim = config.head_dim,
             .vocab = config.vocab,
-            .text_tokens = tokenizer ? tokenizer->vocab_size() : config.vocab,
+            .text_tokens = tokenizer ? count_text_tokens(*tokenizer) : config.vocab,
             .context_length = config.context_length,
             .weight_bytes = model.weights().bytes};
   }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/check.hpp"
+#include "engine/finish_heads.hpp"
 
 namespace freekv {
 
@@ -23,29 +24,32 @@ void PolicyModel::project_query(ExecutionContext& ctx, Backend& backend, int lay
                  rows_.size());
   const View<float, 2> cos(cos_.data(), n, pairs), sin(sin_.data(), n, pairs);
   for (int64_t i = 0; i < n; ++i) {
-    model_.rope().fill(positions[static_cast<size_t>(i)], cos[i], sin[i]);
+    const int64_t position = positions[static_cast<size_t>(i)];
+    model_.rope().fill(position, position + 1, cos[i], sin[i]);
   }
   const LayerWeights& weights = model_.weights().layers[static_cast<size_t>(layer)];
   backend.linear(ctx, x, weights.q, false, q);
-  backend.rope(ctx, View<float, 3>(q.data(), n, config.query_heads, config.head_dim),
-               std::span(rows_).first(static_cast<size_t>(n)), {cos, sin}, config.rope_style);
+  finish_projection(ctx, backend, config, weights.q_bias, weights.q_norm,
+                    std::span(rows_).first(static_cast<size_t>(n)), {cos, sin}, q);
 }
 
-void PolicyModel::rotate(int64_t position, bool back, View<float, 2> x) const {
+void PolicyModel::rotate(int64_t position, int64_t length, bool back, View<float, 2> x) const {
   std::array<float, 1024> cos_sin;
   const int64_t pairs = model_.rope().pairs();
   check_internal(2 * pairs <= static_cast<int64_t>(cos_sin.size()),
                  "head dimension is {}, must be at most {}", 2 * pairs, cos_sin.size());
   const View<float, 1> cos(cos_sin.data(), pairs), sin(cos_sin.data() + pairs, pairs);
-  model_.rope().fill(position, cos, sin);
-  const bool halves = model_.config().rope_style == RopeStyle::kHalves;
+  model_.rope().fill(position, length, cos, sin);
+  const bool halves = model_.config().rope.style == RopeStyle::kHalves;
   for (int64_t h = 0; h < x.shape(0); ++h) {
     for (int64_t i = 0; i < pairs; ++i) {
       float& a = x[h][halves ? i : 2 * i];
       float& b = x[h][halves ? i + pairs : 2 * i + 1];
-      const float s = back ? -sin[i] : sin[i];
-      const float turned = a * cos[i] - b * s;
-      b = a * s + b * cos[i];
+      // Some models lengthen what they turn: undone by the square of the length.
+      const float unit = back ? 1 / (cos[i] * cos[i] + sin[i] * sin[i]) : 1.0f;
+      const float c = cos[i] * unit, s = back ? -sin[i] * unit : sin[i];
+      const float turned = a * c - b * s;
+      b = a * s + b * c;
       a = turned;
     }
   }

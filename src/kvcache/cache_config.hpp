@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "backends/tensors.hpp"
 
@@ -52,8 +53,11 @@ struct CacheNeeds {
   double window_share = 0;
   // The last tokens of a prompt whose queries the policy is shown (Policy::on_queries).
   int64_t observed = 0;
-  std::string sketch;            // a name of sketches/, empty for none
-  int dense_layers = 0;          // the first layers keep and attend to all pages
+  std::string sketch;    // a name of sketches/, empty for none
+  int dense_layers = 0;  // the first layers keep and attend to all pages
+  // With kBudget: [layers], 1 for layers whose fast tier holds every page nevertheless, because
+  // some head attends to all of them. Empty for none.
+  std::vector<uint8_t> whole_layers;
   double resident_factor = 1.0;  // fast-tier pages per head for selections, as a multiple of k
   int attended_selections = 1;   // most pages a head attends to for selections, as a multiple of k
   RecallMechanism recall = RecallMechanism::kGather;

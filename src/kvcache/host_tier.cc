@@ -26,4 +26,15 @@ void HostTier::load(int32_t page, int head, const KvPool& to, int32_t slot) {
   backend_.copy_head_page(pool_, page, to, slot, head);
 }
 
+void HostTier::load_values(int32_t page, int head, const KvPool& to, int32_t slot) {
+  const std::byte* from = pool_.values(page, head);
+  std::byte* out = to.values(slot, head);
+  const size_t bytes = pool_.shape.token_bytes();
+  for (int t = 0; t < pool_.shape.page; ++t) {
+    std::memcpy(out, from, bytes);
+    from += pool_.token_stride();
+    out += to.token_stride();
+  }
+}
+
 }  // namespace freekv

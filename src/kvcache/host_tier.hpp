@@ -16,6 +16,7 @@ class HostTier final : public SlowTier {
   void store(int32_t page, int head, const KvPool& from, int32_t slot) override;
   void read(int32_t page, int head, std::byte* out) override;
   void load(int32_t page, int head, const KvPool& to, int32_t slot) override;
+  void load_values(int32_t page, int head, const KvPool& to, int32_t slot) override;
   void release() override { memory_.discard(); }
 
  private:

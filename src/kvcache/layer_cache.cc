@@ -9,7 +9,9 @@ namespace freekv {
 
 LayerPlan::LayerPlan(const CacheConfig& config, const CacheNeeds& needs, int layer) {
   const bool dense = layer < needs.dense_layers || config.max_context <= config.tokens.budget;
-  budgeted = !dense && needs.fast == CacheNeeds::Fast::kBudget;
+  const bool whole =
+      !needs.whole_layers.empty() && needs.whole_layers[static_cast<size_t>(layer)] != 0;
+  budgeted = !dense && !whole && needs.fast == CacheNeeds::Fast::kBudget;
   slow = budgeted && needs.slow;
   sketched = !dense && !needs.sketch.empty();
 }
@@ -169,8 +171,19 @@ std::span<PageMove> LayerCache::make_resident(int head, std::span<const int32_t>
 }
 
 void LayerCache::recall_now(int head, std::span<const PageMove> moves) {
+  recall_now(head, moves, [](int32_t) { return false; });
+}
+
+void LayerCache::recall_now(int head, std::span<const PageMove> moves,
+                            FunctionRef<bool(int32_t)> values_only) {
   try {
-    for (const PageMove& move : moves) slow_->load(move.page, head, fast_, move.slot);
+    for (const PageMove& move : moves) {
+      if (values_only(move.page)) {
+        slow_->load_values(move.page, head, fast_, move.slot);
+      } else {
+        slow_->load(move.page, head, fast_, move.slot);
+      }
+    }
   } catch (...) {
     for (const PageMove& move : moves) {
       table_.evict(head, move.slot - layout_.first_selected_slot());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "core/function_ref.hpp"
 #include "freekv/stats.hpp"
 #include "kvcache/cache_config.hpp"
 #include "kvcache/page_layout.hpp"
@@ -76,6 +77,9 @@ class LayerCache {
                                     std::span<PageMove> moves, const PageWorth& worth = {});
   /// Recalls misses of one head here and now. What fails is rethrown, its pages are forgotten.
   void recall_now(int head, std::span<const PageMove> moves);
+  /// The same, but of pages that are `values_only` no keys: the caller writes them.
+  void recall_now(int head, std::span<const PageMove> moves,
+                  FunctionRef<bool(int32_t page)> values_only);
   /// The same for pages that left the window with the token under way: copied from the window's
   /// slots, where the next page will be written. For layers whose slow tier keeps nothing.
   void keep_now(int head, std::span<const PageMove> moves);

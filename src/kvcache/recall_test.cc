@@ -191,6 +191,7 @@ class BadPage final : public SlowTier {
     check(page);
     tier_.load(page, head, to, slot);
   }
+  void load_values(int32_t, int, const KvPool&, int32_t) override {}
   void release() override {}
 
  private:

@@ -290,7 +290,7 @@ TEST(SelectScored, PrefersTheLowerOfEqualPages) {
 }
 
 TEST(Sketches, AreListedAndUnknownNamesRefused) {
-  EXPECT_EQ(sketch_names(), "cuboid, key2, mean, minmax, minmax+key2");
+  EXPECT_EQ(sketch_names(), "cuboid, key2, landmark, mean, minmax, minmax+key2");
   // p = 32, d = 128 in 16 bits, as algorithm.md, section 2 counts them.
   const KvShape shape{2, 128, 32, DType::kBF16};
   EXPECT_EQ(find_sketch("minmax").page_bytes(shape), 512u);
@@ -304,7 +304,7 @@ TEST(Sketches, AreListedAndUnknownNamesRefused) {
     FAIL() << "an unknown sketch was found";
   } catch (const Error& error) {
     EXPECT_EQ(error.message(),
-              "sketch is 'box', must be one of cuboid, key2, mean, minmax, minmax+key2");
+              "sketch is 'box', must be one of cuboid, key2, landmark, mean, minmax, minmax+key2");
   }
 }
 

@@ -24,6 +24,8 @@ class SlowTier {
   virtual void read(int32_t page, int head, std::byte* out) = 0;
   /// Brings one head's page into `slot` of a pool of any layout, in one pass.
   virtual void load(int32_t page, int head, const KvPool& to, int32_t slot) = 0;
+  /// The same with the values only.
+  virtual void load_values(int32_t page, int head, const KvPool& to, int32_t slot) = 0;
   /// Forgets all pages and gives their memory back.
   virtual void release() = 0;
 };

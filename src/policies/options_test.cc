@@ -35,8 +35,8 @@ TEST(PolicyTable, HasEveryMethodInOrder) {
     EXPECT_NE(make_policy(all), nullptr) << all;
     EXPECT_NE(make_policy(policy.name), nullptr);
   }
-  for (const char* name :
-       {"arkvale ", "freekv ", "full ", "h2o ", "quest ", "raas ", "snapkv ", "streaming "}) {
+  for (const char* name : {"arkvale ", "freekv ", "full ", "h2o ", "infinigen ", "quest ", "raas ",
+                           "razor ", "shadowkv ", "snapkv ", "streaming "}) {
     EXPECT_NE(names.find(name), std::string::npos) << name;
   }
 }
@@ -62,7 +62,7 @@ TEST(MakePolicy, ChecksValues) {
   EXPECT_EQ(message_of("freekv:dense_layers=-1"),
             "dense_layers is '-1', must be a whole number from 0 to 1024");
   EXPECT_EQ(message_of("quest:sketch=box"),
-            "sketch is 'box', must be one of cuboid, key2, mean, minmax, minmax+key2");
+            "sketch is 'box', must be one of cuboid, key2, landmark, mean, minmax, minmax+key2");
   EXPECT_EQ(message_of("freekv-coverage:sketch=mean"),
             "sketch is 'mean', must estimate attention mass: key2, minmax+key2");
   EXPECT_EQ(message_of("freekv-coverage:epsilon=-0.1"),

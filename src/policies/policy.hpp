@@ -32,13 +32,13 @@ class ModelView {
  public:
   virtual ~ModelView() = default;
   /// q [n, H * d], after RoPE, that `layer` would make of normed inputs x [n, D] of tokens at
-  /// `positions` [n]. Not on several threads at once.
+  /// `positions` [n], each the last of its sequence. Not on several threads at once.
   virtual void project_query(ExecutionContext& ctx, Backend& backend, int layer,
                              View<const float, 2> x, std::span<const int64_t> positions,
                              View<float, 2> q) const = 0;
-  /// Turns keys x [heads, d] to where RoPE puts them at `position`, or back from there. On any
-  /// thread.
-  virtual void rotate(int64_t position, bool back, View<float, 2> x) const = 0;
+  /// Turns keys x [heads, d] to where RoPE puts them at `position`, in a step after which the
+  /// sequence has `length` tokens, or back from there. On any thread.
+  virtual void rotate(int64_t position, int64_t length, bool back, View<float, 2> x) const = 0;
 };
 
 /// One sequence of the batch, as a policy sees it.

@@ -40,6 +40,8 @@ class Tokenizer {
   /// the field: kNotFound without tokenizer.json, kUnsupported for a component of another kind,
   /// kParse for anything inconsistent.
   static Result<Tokenizer> from_folder(const std::string& folder);
+  /// From the bytes of a tokenizer.json alone; `name` stands for the file in errors.
+  static Result<Tokenizer> from_json(std::string_view bytes, const std::string& name);
   static Result<Tokenizer> create(const TokenizerSpec& spec);
 
   /// Any bytes are text. Linear in text.size() but for a factor log(longest word). Throws
@@ -99,7 +101,6 @@ class Tokenizer {
   };
 
   void check_id(int32_t id) const;
-
   void set_special_ids(const TokenizerSpec& spec);
   void set_byte_tokens();
   SpaceSplit choose_space_split(const TokenizerSpec& spec) const;

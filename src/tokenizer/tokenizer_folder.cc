@@ -21,8 +21,9 @@ std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
-// A file of the folder, nullopt when there is none.
+// A file of the folder, nullopt when there is none, or no folder.
 std::optional<MappedFile> open_if_there(const std::string& folder, std::string_view name) {
+  if (folder.empty()) return std::nullopt;
   Result<MappedFile> file = MappedFile::open((std::filesystem::path(folder) / name).string());
   if (!file.ok() && file.error().code() == ErrorCode::kNotFound) return std::nullopt;
   return std::move(file).value();
@@ -54,13 +55,13 @@ class SideFile {
 // Reads one folder; the views of spec() live as long as it does.
 class FolderReader {
  public:
-  explicit FolderReader(const std::string& folder)
+  // `path` stands for the bytes of tokenizer.json in errors; `folder` is empty where they are all.
+  FolderReader(std::string_view bytes, const std::string& path, const std::string& folder)
       : folder_(folder),
-        path_((std::filesystem::path(folder) / "tokenizer.json").string()),
+        path_(path),
         config_(folder, "tokenizer_config.json"),
         special_map_(folder, "special_tokens_map.json") {
-    const MappedFile file = MappedFile::open(path_).value();
-    document_ = parse_tokenizer_json(text_of(file), path_, lists_);
+    document_ = parse_tokenizer_json(bytes, path_, lists_);
     spec_.source = path_;
     read_components(root(), spec_);
     try {
@@ -94,6 +95,7 @@ class FolderReader {
     spec_.fuse_unknown = model.member("fuse_unk").boolean_or(false);
     spec_.whole_words_first = model.member("ignore_merges").boolean_or(false);
     byte_fallback_ = model.member("byte_fallback").boolean_or(false);
+    if (lists_.token_count() == 0) fail(ErrorCode::kParse, "model.vocab has no tokens");
     reserve_ids();
     read_vocabulary();
     read_merges();
@@ -284,7 +286,17 @@ void with_folder_spec(const std::string& folder, FunctionRef<void(const Tokenize
 
 Result<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
   try {
-    return create(FolderReader(folder).spec());
+    const std::string path = (std::filesystem::path(folder) / "tokenizer.json").string();
+    const MappedFile file = MappedFile::open(path).value();
+    return create(FolderReader(text_of(file), path, folder).spec());
+  } catch (const Error& error) {
+    return error;
+  }
+}
+
+Result<Tokenizer> Tokenizer::from_json(std::string_view bytes, const std::string& name) {
+  try {
+    return create(FolderReader(bytes, name, "").spec());
   } catch (const Error& error) {
     return error;
   }

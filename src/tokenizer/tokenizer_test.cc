@@ -228,6 +228,48 @@ TEST_F(TokenizerTest, RefusesModelFilesByKey) {
   }
 }
 
+TEST_F(TokenizerTest, ReadsSentencePieceFromModelFiles) {
+  const Tokenizer tokenizer = std::move(from_bytes(small_sentencepiece_file().bytes())).value();
+  EXPECT_EQ(tokenizer.pre_tokenizer(), "spm");
+  EXPECT_TRUE(tokenizer.adds_bos());
+  // The higher score first: the mark and the a before the a and the b.
+  EXPECT_THAT(tokenizer.encode("ab", {.add_bos = true}), ElementsAre(1, 262));
+  EXPECT_THAT(tokenizer.encode("bab"), ElementsAre(263, 265, 261));
+  // Pieces of equal score: the leftmost first.
+  EXPECT_THAT(tokenizer.encode("  b"), ElementsAre(260, 263, 265));
+  EXPECT_THAT(tokenizer.encode("b<tool>a"), ElementsAre(263, 265, 266, 259));
+  EXPECT_THAT(tokenizer.encode("<s>"),
+              ElementsAre(263, 3 + '<', 3 + 's', 3 + '>'));  // text unless parsed
+  for (const std::string text : {"ab  b", "\xf0\x9f\xa6\x99", "\xff\n", " "}) {
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+  }
+}
+
+TEST_F(TokenizerTest, RefusesInconsistentSentencePieceFiles) {
+  GgufTestFile few = small_sentencepiece_file();
+  few.array<float>("tokenizer.ggml.scores", {1.0f});
+  expect_refused(from_bytes(few.bytes()), ErrorCode::kParse, "scores");
+  TokenizerSpec spec;
+  spec.source = "test";
+  spec.spelling = TokenSpelling::kSentencePiece;
+  spec.tokens = {"<0x0G>", "a"};
+  spec.types = {TokenType::kByte, TokenType::kNormal};
+  spec.scores = {0, 0};
+  expect_refused(Tokenizer::create(spec), ErrorCode::kParse, "byte token 0 is '<0x0G>'");
+  spec.tokens[0] = "<0x0A>";
+  expect_refused(Tokenizer::create(spec), ErrorCode::kParse, "byte 0x00 has no token");
+  spec.unknown = 1;
+  EXPECT_TRUE(Tokenizer::create(spec).ok());
+  spec.scores = {0, 0, 0};
+  expect_refused(Tokenizer::create(spec), ErrorCode::kParse, "3 scores for 2 tokens");
+  spec.scores = {0, std::numeric_limits<float>::quiet_NaN()};
+  expect_refused(Tokenizer::create(spec), ErrorCode::kParse, "the score of token 1 is not a");
+  const std::string longest(Vocabulary::kMaxPieceBytes + 1, 'x');
+  spec.scores = {0, 0};
+  spec.tokens[1] = longest;
+  expect_refused(Tokenizer::create(spec), ErrorCode::kParse, "has 1025 bytes, at most 1024");
+}
+
 // Whatever a file says, reading it ends in a tokenizer that works or in one line.
 TEST_F(TokenizerTest, DamagedFilesNeverCrash) {
   const std::string whole = vocabulary_.file().bytes();

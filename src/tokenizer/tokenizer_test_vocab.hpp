@@ -1,6 +1,8 @@
 // Vocabularies for tests and fuzzing: the published ones in ../shared, and small made-up ones.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <string>
 #include <string_view>
 #include <vector>
@@ -92,5 +94,33 @@ class SmallVocabulary {
  private:
   std::string pre_;
 };
+
+/// SentencePiece BPE with scores, as the metadata of a model file.
+inline GgufTestFile small_sentencepiece_file() {
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+  std::vector<int32_t> types = {2, 3, 3};
+  for (int byte = 0; byte < 256; ++byte) {
+    tokens.push_back(fmt::format("<0x{:02X}>", byte));
+    types.push_back(6);
+  }
+  const std::string mark(kSpaceMark);
+  for (const std::string& piece : {mark + "a", mark + mark, std::string("ab"), mark + "ab", mark,
+                                   std::string("a"), std::string("b"), std::string("<tool>")}) {
+    tokens.push_back(piece);
+    types.push_back(piece == "<tool>" ? 4 : 1);
+  }
+  std::vector<float> scores;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    scores.push_back(i < 259 ? 0.0f : -static_cast<float>(i - 259));
+  }
+  GgufTestFile file;
+  file.text("tokenizer.ggml.model", "llama").texts("tokenizer.ggml.tokens", tokens);
+  file.array<float>("tokenizer.ggml.scores", scores);
+  file.array<int32_t>("tokenizer.ggml.token_type", types);
+  file.scalar<uint32_t>("tokenizer.ggml.bos_token_id", 1);
+  file.scalar<uint32_t>("tokenizer.ggml.eos_token_id", 2);
+  file.scalar<uint32_t>("tokenizer.ggml.unknown_token_id", 0);
+  return file;
+}
 
 }  // namespace freekv

@@ -89,6 +89,7 @@ def bad_options() -> None:
     refused("temperature", "-1", *ask, "--temp=-1")
     refused("threads", "threads is -2", *ask, "--threads=-2")
     refused("kv type", "q4", *ask, "--kv-type", "q4")
+    refused("activations", "int4", *ask, "--activations", "int4")
     refused("unknown option", "--frobnicate", *ask, "--frobnicate")
     refused("no command", "subcommand", )
     refused("negative n", "-5", *ask, "-n", "-5")

@@ -7,18 +7,23 @@
 #include <fstream>
 #include <random>
 
+#include "core/quantize.hpp"
+#include "io/gguf_tensor_type.hpp"
 #include "tokenizer/byte_alphabet.hpp"
 
 namespace freekv {
 namespace {
 
-constexpr uint32_t kTypeF32 = 0;
 constexpr int32_t kNormal = 1, kControl = 3;
 
-std::string random_matrix(std::mt19937& random, int64_t rows, int64_t cols, float deviation) {
+std::string random_matrix(std::mt19937& random, DType dtype, uint64_t rows, uint64_t cols,
+                          float deviation) {
   std::normal_distribution<float> normal(0, deviation);
-  std::string data;
-  for (int64_t i = 0; i < rows * cols; ++i) data += GgufTestFile::number(normal(random));
+  std::vector<float> values(rows * cols);
+  for (float& value : values) value = normal(random);
+  // Rows are whole blocks, so that all of them can be written as one.
+  std::string data(rows * row_bytes(dtype, static_cast<int64_t>(cols)), '\0');
+  quantize_row(dtype, values, reinterpret_cast<std::byte*>(data.data()));
   return data;
 }
 
@@ -68,12 +73,11 @@ GgufTestFile tiny_model_records(const TinyModelShape& s) {
   const auto q_width = static_cast<uint64_t>(s.query_heads * s.head_dim);
   const auto kv_width = static_cast<uint64_t>(s.kv_heads * s.head_dim);
   const auto matrix = [&](const std::string& name, uint64_t rows, uint64_t cols, float deviation) {
-    file.tensor(
-        name, {cols, rows}, kTypeF32,
-        random_matrix(random, static_cast<int64_t>(rows), static_cast<int64_t>(cols), deviation));
+    file.tensor(name, {cols, rows}, gguf_type_id(s.weights),
+                random_matrix(random, s.weights, rows, cols, deviation));
   };
   const auto norm = [&](const std::string& name) {
-    file.tensor(name, {hidden}, kTypeF32, ones(s.hidden));
+    file.tensor(name, {hidden}, gguf_type_id(DType::kF32), ones(s.hidden));
   };
   matrix("token_embd.weight", vocab, hidden, 1);
   norm("output_norm.weight");

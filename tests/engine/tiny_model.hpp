@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/dtype.hpp"
 #include "freekv/options.hpp"
 #include "io/gguf_test_file.hpp"
 
@@ -20,10 +21,11 @@ struct TinyModelShape {
   std::string chat_template =  // ChatML
       "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
       "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  DType weights = DType::kF32;  // of the matrices, one that quantize_row() writes
 };
 
 /// All records of the model: a byte-level vocabulary of 256 bytes and two control tokens, ChatML,
-/// weights F32 from a fixed seed, sharp enough that attention is far from uniform.
+/// weights from a fixed seed, sharp enough that attention is far from uniform.
 GgufTestFile tiny_model_records(const TinyModelShape& shape = {});
 
 /// A file in the test's temporary folder, removed at the end.

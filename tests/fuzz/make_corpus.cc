@@ -9,6 +9,7 @@
 
 #include "io/gguf_test_file.hpp"
 #include "io/safetensors_test_file.hpp"
+#include "tokenizer/tokenizer_test_json.hpp"
 #include "tokenizer/tokenizer_test_vocab.hpp"
 
 namespace freekv {
@@ -85,6 +86,26 @@ void write_tokenizer(const std::filesystem::path& folder) {
   for (const char* name : {"gpt-2", "llama-bpe", "qwen2"}) {
     write(folder / name, std::to_string(3) + SmallVocabulary(name).file().bytes());
   }
+  write(folder / "llama-spm", std::to_string(3) + small_sentencepiece_file().bytes());
+}
+
+void write_tokenizer_json(const std::filesystem::path& folder) {
+  for (const char* family : {"gpt-2", "llama-bpe", "qwen2", "tekken"}) {
+    write(folder / family, small_byte_level_json(family).dump());
+  }
+  nlohmann::json document = small_sentencepiece_json();
+  write(folder / "llama-2", document.dump());
+  document["normalizer"] = nullptr;
+  document["pre_tokenizer"] = {{"type", "Metaspace"},
+                               {"replacement", std::string(kSpaceMark)},
+                               {"prepend_scheme", "first"},
+                               {"split", false}};
+  for (const char* flag : {"lstrip", "rstrip", "single_word", "normalized"}) {
+    document["added_tokens"][0][flag] = true;
+  }
+  document["model"]["byte_fallback"] = false;
+  write(folder / "metaspace", document.dump());
+  write(folder / "empty", "{}");
 }
 
 }  // namespace
@@ -98,5 +119,6 @@ int main(int argc, char** argv) {
   freekv::write_gguf(std::filesystem::path(argv[1]) / "gguf");
   freekv::write_safetensors(std::filesystem::path(argv[1]) / "safetensors");
   freekv::write_tokenizer(std::filesystem::path(argv[1]) / "tokenizer");
+  freekv::write_tokenizer_json(std::filesystem::path(argv[1]) / "tokenizer_json");
   return 0;
 }

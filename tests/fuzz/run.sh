@@ -9,8 +9,9 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${FREEKV_FUZZ_BUILD:-$root/build/fuzz}
 cd "$root"
 [ -f "$build/build.ninja" ] || cmake --preset fuzz -B "$build" >/dev/null
-cmake --build "$build" --target fuzz_gguf fuzz_safetensors fuzz_tokenizer fuzz_jinja
-for target in gguf safetensors tokenizer jinja; do
+targets=(gguf safetensors tokenizer tokenizer_json jinja)
+cmake --build "$build" --target "${targets[@]/#/fuzz_}"
+for target in "${targets[@]}"; do
   grown=$build/corpus/$target
   mkdir -p "$grown"
   echo "fuzz_$target for $seconds s"

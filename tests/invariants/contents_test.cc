@@ -2,6 +2,7 @@
 // and with the slow tier, at every layer of every step.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -11,14 +12,23 @@
 namespace freekv::invariants {
 namespace {
 
-// Whether K and V of one head agree in `tokens` tokens of two slots.
+// Whether K and V of one head agree in `tokens` tokens of two slots: to the bit, or keys to within
+// `key_error` of the largest numbers the inputs give.
 bool same_page(const KvPool& a, int32_t a_slot, const KvPool& b, int32_t b_slot, int head,
-               int tokens) {
+               int tokens, float key_error) {
   const size_t bytes = a.shape.token_bytes();
+  const auto same_key = [&](const std::byte* x, const std::byte* y) {
+    if (key_error == 0) return std::memcmp(x, y, bytes) == 0;
+    for (int e = 0; e < a.shape.head_dim; ++e) {
+      const float error = load_element(a.shape.dtype, x, e) - load_element(a.shape.dtype, y, e);
+      if (!(std::abs(error) <= key_error)) return false;
+    }
+    return true;
+  };
   for (int t = 0; t < tokens; ++t) {
     const size_t at_a = static_cast<size_t>(t) * a.token_stride();
     const size_t at_b = static_cast<size_t>(t) * b.token_stride();
-    if (std::memcmp(a.keys(a_slot, head) + at_a, b.keys(b_slot, head) + at_b, bytes) != 0 ||
+    if (!same_key(a.keys(a_slot, head) + at_a, b.keys(b_slot, head) + at_b) ||
         std::memcmp(a.values(a_slot, head) + at_a, b.values(b_slot, head) + at_b, bytes) != 0) {
       return false;
     }
@@ -29,7 +39,7 @@ bool same_page(const KvPool& a, int32_t a_slot, const KvPool& b, int32_t b_slot,
 // The row must be sink pages, then selected pages in ascending order, then the window to the
 // current token, each slot holding exactly that page.
 void check_row(const Scenario& setup, const AttentionRow& row, TestSequence& sequence, int layer,
-               int head) {
+               int head, float key_error) {
   const int64_t t = sequence.cache.tokens() + 1;
   const PageLayout& layout = sequence.cache.layout();
   const KvPool& plain = sequence.plain.pool(layer);
@@ -61,17 +71,19 @@ void check_row(const Scenario& setup, const AttentionRow& row, TestSequence& seq
     } else {
       // A selected page: whichever of the candidates it is, after those before it.
       const int32_t end = pages - window;
-      while (page < end && !same_page(row.pool, slot, plain, page, head, tokens)) ++page;
+      while (page < end && !same_page(row.pool, slot, plain, page, head, tokens, key_error)) {
+        ++page;
+      }
       ASSERT_LT(page, end) << "slot " << slot << " holds no candidate";
     }
-    ASSERT_TRUE(same_page(row.pool, slot, plain, page, head, tokens))
+    ASSERT_TRUE(same_page(row.pool, slot, plain, page, head, tokens, key_error))
         << "layer " << layer << ", head " << head << ", page " << page << " in slot " << slot;
     ++page;
   }
 }
 
 // Whatever the page table says is resident holds what the slow tier holds.
-void check_slots(TestSequence& sequence, int layer) {
+void check_slots(TestSequence& sequence, int layer, float key_error) {
   LayerCache& cache = sequence.cache.layer(layer);
   if (!cache.plan().slow) return;
   const PageTable& table = cache.table();
@@ -80,7 +92,7 @@ void check_slots(TestSequence& sequence, int layer) {
       const int32_t page = table.page_in(head, slot);
       if (page < 0) continue;
       ASSERT_TRUE(same_page(cache.fast(), slot + sequence.cache.layout().first_selected_slot(),
-                            cache.slow()->pool(), page, head, cache.fast().shape.page))
+                            cache.slow()->pool(), page, head, cache.fast().shape.page, key_error))
           << "layer " << layer << ", head " << head << ", page " << page;
     }
   }
@@ -91,19 +103,22 @@ class Contents : public testing::TestWithParam<std::string> {};
 void run_checked(Scenario setup, const std::string& specification, int64_t prompt, int steps) {
   SCOPED_TRACE(testing::Message() << "page " << setup.page << ", prompt " << prompt);
   setup.attend_in_prefill = false;
+  const bool rebuilds = testing_support::rebuilds_keys(specification);
+  const float key_error = rebuilds ? 0.01f : 0;  // some units of an f16 of this size
   Driver driver(setup, specification);
   const auto sequence = driver.make_sequence(3);
   int64_t rows = 0;
   driver.on_rows = [&](LayerStep& step, std::span<TestSequence* const> batch) {
     for (int head = 0; head < setup.kv_heads; ++head) {
-      check_row(setup, step.rows[static_cast<size_t>(head)], *batch[0], step.layer, head);
+      check_row(setup, step.rows[static_cast<size_t>(head)], *batch[0], step.layer, head,
+                key_error);
       ++rows;
     }
   };
   driver.on_layer_done = [&](LayerStep& step, std::span<TestSequence* const> batch) {
     if (batch[0]->cache.tokens() + 1 <= setup.tokens.budget) return;
     batch[0]->cache.finish_recall(step.ctx, step.layer);
-    check_slots(*batch[0], step.layer);
+    check_slots(*batch[0], step.layer, key_error);
   };
   driver.prefill(*sequence, prompt);
   driver.decode(*sequence, steps);
@@ -119,8 +134,10 @@ void run_checked(Scenario setup, const std::string& specification, int64_t promp
   const RetrievalStats& stats = sequence->cache.stats();
   EXPECT_EQ(stats.bytes_offloaded, offloaded);
   EXPECT_EQ(stats.pages_selected, stats.hits + stats.misses_before + stats.misses_after);
-  EXPECT_EQ(stats.bytes_recalled,
-            (stats.misses_before + stats.misses_after) * config.shape.head_page_bytes());
+  const uint64_t missed =
+      (stats.misses_before + stats.misses_after) * config.shape.head_page_bytes();
+  EXPECT_LE(stats.bytes_recalled, missed);
+  EXPECT_GE(stats.bytes_recalled, rebuilds ? missed / 2 : missed);
   EXPECT_LE(stats.drifted(), stats.corrections_tested);
 }
 

@@ -21,7 +21,7 @@ void FakeModel::project_query(ExecutionContext&, Backend&, int layer, View<const
   }
 }
 
-void FakeModel::rotate(int64_t position, bool back, View<float, 2> x) const {
+void FakeModel::rotate(int64_t position, int64_t, bool back, View<float, 2> x) const {
   for (int64_t h = 0; h < x.shape(0); ++h) {
     for (int64_t i = 0; i < x.shape(1) / 2; ++i) {
       const double angle = static_cast<double>(position) *

@@ -23,7 +23,7 @@ class FakeModel final : public ModelView {
   void project_query(ExecutionContext& ctx, Backend& backend, int layer, View<const float, 2> x,
                      std::span<const int64_t> positions, View<float, 2> q) const override;
   /// Interleaved pairs, base 10000.
-  void rotate(int64_t position, bool back, View<float, 2> x) const override;
+  void rotate(int64_t position, int64_t length, bool back, View<float, 2> x) const override;
 
  private:
   int kv_heads_;

@@ -11,6 +11,7 @@
 
 #include "driver.hpp"
 #include "freekv/error.hpp"
+#include "support/base_specification.hpp"
 
 namespace freekv::invariants {
 namespace {
@@ -291,7 +292,7 @@ TEST(PoliciesWithoutASlowTier, NeverReturnADroppedPage) {
   for (const PolicyDescriptor& descriptor : policy_table()) {
     Scenario setup;
     setup.attend_in_prefill = false;
-    Driver driver(setup, descriptor.name);
+    Driver driver(setup, testing_support::base_specification(descriptor));
     const CacheNeeds needs = driver.policy().plan(setup.cache_config());
     if (needs.fast != CacheNeeds::Fast::kBudget || needs.slow || !needs.selects) continue;
     ++policies;

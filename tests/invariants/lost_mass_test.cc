@@ -37,7 +37,7 @@ Lost run(const std::string& specification) {
   setup.dim = 64;
   setup.group = 3;
   setup.attend_in_prefill = false;
-  Driver driver(setup, specification);
+  Driver driver(setup, specification, make_cpu_backend());
   const auto sequence = driver.make_sequence(77);
   double sum = 0;
   int64_t rows = 0;

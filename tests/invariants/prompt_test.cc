@@ -100,6 +100,10 @@ class FailingTier final : public SlowTier {
     count();
     tier_->load(page, head, to, slot);
   }
+  void load_values(int32_t page, int head, const KvPool& to, int32_t slot) override {
+    count();
+    tier_->load_values(page, head, to, slot);
+  }
   void release() override { tier_->release(); }
 
  private:

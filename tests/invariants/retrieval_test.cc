@@ -158,12 +158,12 @@ TEST(EpsilonZero, EqualsBlockingRetrieval) {
 TEST(FreeKvCoverage, EqualsTheAlgorithmAndCountsWhatItDoes) {
   NaiveOptions options;
   options.mass = NaiveMass::kKey2;
-  for (const double epsilon : {0.0, 0.02, 0.05, 0.3, 1.0}) {
+  for (const double epsilon : {0.0, 0.05, 0.3, 1.0}) {
     options.epsilon = epsilon;
     expect_naive({}, "freekv-coverage:epsilon=" + std::to_string(epsilon), options, true);
   }
   options.epsilon = 0.1;
-  for (const double resident : {1.3, 2.0, 4.0}) {
+  for (const double resident : {1.3, 4.0}) {
     options.resident = resident;
     expect_naive({}, "freekv-coverage:epsilon=0.1,resident=" + std::to_string(resident), options,
                  true);

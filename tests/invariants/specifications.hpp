@@ -7,8 +7,12 @@
 
 #include "kvcache/sketch.hpp"
 #include "policies/policy.hpp"
+#include "support/base_specification.hpp"
 
 namespace freekv::invariants {
+
+using testing_support::base_specification;
+using testing_support::with_setting;
 
 inline bool has_key(const PolicyDescriptor& policy, const std::string& name) {
   for (const PolicyKey& key : policy.keys) {
@@ -46,16 +50,17 @@ inline std::vector<std::string> all_specifications() {
   };
   std::vector<std::string> all;
   for (const PolicyDescriptor& policy : policy_table()) {
-    all.push_back(policy.name);
+    const std::string base = base_specification(policy);
+    all.push_back(base);
     for (const Setting& setting : settings) {
       if (!has_key(policy, setting.key)) continue;
       for (const char* value : setting.values) {
         if (setting.key == std::string("sketch") && !takes_sketch(policy, value)) continue;
-        all.push_back(policy.name + ":" + setting.key + "=" + value);
+        all.push_back(with_setting(base, std::string(setting.key) + "=" + value));
       }
     }
     if (has_key(policy, "recall") && has_key(policy, "dense_layers")) {
-      all.push_back(policy.name + ":recall=streamed,dense_layers=0");
+      all.push_back(with_setting(base, "recall=streamed,dense_layers=0"));
     }
   }
   return all;
@@ -66,8 +71,9 @@ inline std::vector<std::string> all_specifications() {
 inline std::vector<std::string> main_specifications() {
   std::vector<std::string> all;
   for (const PolicyDescriptor& policy : policy_table()) {
-    all.push_back(policy.name);
-    if (has_key(policy, "dense_layers")) all.push_back(policy.name + ":dense_layers=0");
+    const std::string base = base_specification(policy);
+    all.push_back(base);
+    if (has_key(policy, "dense_layers")) all.push_back(with_setting(base, "dense_layers=0"));
   }
   return all;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Token ids and decoded texts against Hugging Face `tokenizers`: zero differences.
 
-For every form of tokenizer_forms.py: a part of the book corpus, random Unicode of all planes, the
+For every form of tokenizer_forms.py, and the two published GGUF vocabularies: a part of the book corpus, random Unicode of all planes, the
 published vectors, and added tokens in odd places. Ids are compared with control tokens parsed and
 the bos token added, and with control tokens as text. Decoded texts are compared wherever the
 library's own is not lossy (it replaces incomplete characters). --full takes 12 MB of books.
@@ -24,6 +24,7 @@ from tokenizer_forms import FORMS, VOCAB
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BOOKS = ROOT / "../shared/data/books.txt.xz"
 SEED = 5
+AS_GGUF = {"gpt-2": "gpt-2.gguf", "llama-2": "llama-spm.gguf"}  # the same vocabularies
 
 SPACES = [chr(c) for c in (9, 10, 11, 12, 13, 28, 31, 32, 32, 32, 0x85, 0xA0, 0x1680, 0x180E, 0x2000,
                            0x2003, 0x200A, 0x200B, 0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000,
@@ -94,11 +95,11 @@ def vectors() -> list[str]:
     return cases[:-1]
 
 
-def ours(program: pathlib.Path, folder: pathlib.Path, texts: list[bytes]) -> list[tuple]:
+def ours(program: pathlib.Path, model: pathlib.Path, texts: list[bytes]) -> list[tuple]:
     given = b"".join(struct.pack("I", len(text)) + text for text in texts)
-    done = subprocess.run([program, folder], input=given, capture_output=True)
+    done = subprocess.run([program, model], input=given, capture_output=True)
     if done.returncode != 0:
-        sys.exit(f"dump_tokens {folder}: {done.stderr.decode().strip()}")
+        sys.exit(f"dump_tokens {model}: {done.stderr.decode().strip()}")
     out, at, results = done.stdout, 0, []
     for _ in texts:
         fields = []
@@ -119,14 +120,16 @@ def first_difference(text: str, what: str, got, want) -> str:
             f"    tokenizers {want[max(0, at - 3):at + 8]!r}")
 
 
-def compare(name: str, folder: pathlib.Path, texts: list[str], program: pathlib.Path) -> list[str]:
+def compare(name: str, folder: pathlib.Path, model: pathlib.Path, texts: list[str],
+            program: pathlib.Path) -> list[str]:
+    """Differences between the tokenizer.json of `folder` and our reading of `model`."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     parsed = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=True)]
     tokenizer.encode_special_tokens = True
     plain = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     differences = []
     lossless = 0
-    got_all = ours(program, folder, [text.encode() for text in texts])
+    got_all = ours(program, model, [text.encode() for text in texts])
     for text, want_parsed, want_plain, got in zip(texts, parsed, plain, got_all):
         if got[0] != want_parsed:
             differences.append(first_difference(text, "ids", got[0], want_parsed))
@@ -174,7 +177,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
             (path / "tokenizer.json").write_text(json.dumps(form, ensure_ascii=len(name) % 2 == 0))
-            differences = compare(name, path, texts, args.program)
+            differences = compare(name, path, path, texts, args.program)
+            if name in AS_GGUF:
+                file = VOCAB / AS_GGUF[name]
+                differences += compare(file.name, path, file, texts, args.program)
         failed += len(differences)
         print("\n".join(differences[:4]), end="\n" if differences else "")
     sys.exit(failed > 0)

@@ -7,6 +7,7 @@
 #define FREEKV_BACKENDS_CPU_KEY2_SCORE_INL_HPP_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
@@ -54,11 +55,13 @@ HWY_INLINE void weigh_page(const float* const (&q)[kHeads], const Key2SketchView
   const Block<kType> lows(sketch.lo(page), 0);
   const Block<kType> steps(sketch.step(page), 0);
   VChannel base[kHeads], sum[kHeads], largest[kHeads];
+  HWY_UNROLL(8)
   for (size_t h = 0; h < kHeads; ++h) base[h] = sum[h] = largest[h] = hn::Zero(d);
   HWY_ALIGN float products[kHeads][kPaddedDim];
   for (size_t e = 0; e < dim; e += hn::Lanes(d)) {
     const VChannel lo = lows.load(d, e);
     const VChannel step = steps.load(d, e);
+    HWY_UNROLL(8)
     for (size_t h = 0; h < kHeads; ++h) {
       const VChannel query = hn::LoadU(d, q[h] + e);
       const VChannel product = hn::Mul(query, step);
@@ -68,6 +71,7 @@ HWY_INLINE void weigh_page(const float* const (&q)[kHeads], const Key2SketchView
       hn::Store(product, d, products[h] + e);
     }
   }
+  HWY_UNROLL(8)
   for (size_t h = 0; h < kHeads; ++h) {
     const VChannel half_step = hn::MulAdd(hn::Set(d, 0.5f), sum[h], base[h]);
     out.base[h] = hn::GetLane(hn::SumOfLanes(d, half_step));
@@ -222,6 +226,11 @@ HWY_INLINE void log_mass(float* sums, size_t tokens, size_t padded, float factor
   mass = hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+HWY_INLINE void fetch_page(const Key2SketchView& sketch, int64_t page) {
+  const std::byte* data = sketch.lo(page);
+  for (size_t b = 0; b < sketch.page_bytes(); b += 64) hwy::Prefetch(data + b);
+}
+
 template <DType kType, size_t kHeads>
 void score_key2_heads(View<const float, 2> q, const Key2SketchView& sketch, float scale,
                       std::span<const int32_t> pages, View<float, 2> scores, int64_t g) {
@@ -240,6 +249,8 @@ void score_key2_heads(View<const float, 2> q, const Key2SketchView& sketch, floa
     const size_t count = std::min(kLogPages, pages.size() - first);
     for (size_t i = 0; i < count; ++i) {
       const int64_t index = pages[first + i];
+      // Listed pages lie anywhere, and even those in a row begin where the prefetcher stopped.
+      if (first + i + 1 < pages.size()) fetch_page(sketch, pages[first + i + 1]);
       weigh_page<kType, kHeads>(queries, sketch, index, page);
       multiply_levels<kHeads>(sketch, index, page, sums);
       for (size_t h = 0; h < kHeads; ++h) {

@@ -1,5 +1,7 @@
 // minmax+key2: minmax chooses a fifth of the candidates, key2 ranks those. Bytes of both, but a
-// long context's 2-bit keys are read for the chosen pages alone (algorithm.md, section 2; ours).
+// long context's 2-bit keys are read for the chosen pages alone. The others count as nothing where
+// attention mass is estimated, so that what is chosen seems to weigh more than it does
+// (algorithm.md, section 2; ours).
 #include "kvcache/box_sketch.hpp"
 #include "kvcache/key2_sketch.hpp"
 

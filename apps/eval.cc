@@ -1,0 +1,242 @@
+// freekv eval: suites of tasks under several policies, each answer compared with dense attention.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "commands.hpp"
+#include "engine_flags.hpp"
+#include "eval/evaluate.hpp"
+#include "eval/result_log.hpp"
+#include "eval/suite.hpp"
+#include "exit_code.hpp"
+#include "interrupt.hpp"
+#include "progress.hpp"
+#include "read_file.hpp"
+
+namespace freekv::app {
+namespace {
+
+struct EvalOptions {
+  EngineFlags engine;
+  eval::EvaluationOptions evaluation;
+  eval::SuiteOptions suite;
+  std::vector<std::string> suites = {"ruler"};
+  std::vector<std::string> policies = {"full", "freekv"};
+  std::vector<int64_t> contexts = {8192};
+  std::vector<int64_t> budgets = {2048};
+  std::vector<int> pages = {32};
+  int64_t samples = 20;
+  std::string haystack = "models/demo_document.txt";
+  std::string out;
+};
+
+void check(const EvalOptions& options) {
+  const auto require = [](bool holds, const std::string& message) {
+    if (!holds) throw Error(ErrorCode::kInvalidArgument, message);
+  };
+  for (int64_t context : options.contexts) {
+    require(context >= 1, fmt::format("--context has {}, must be 1 or more", context));
+  }
+  require(options.samples >= 1, fmt::format("--samples is {}, must be 1 or more", options.samples));
+  require(options.evaluation.repeats >= 1,
+          fmt::format("--k is {}, must be 1 or more", options.evaluation.repeats));
+  require(options.evaluation.repeats == 1 || options.evaluation.sampling.temperature > 0,
+          fmt::format("--k is {}, but greedy answers (--temp 0) are all the same",
+                      options.evaluation.repeats));
+  require(options.evaluation.answer_limit >= 0,
+          fmt::format("-n is {}, must be 0 or more", options.evaluation.answer_limit));
+  require(options.suite.questions >= 1,
+          fmt::format("--questions is {}, must be 1 or more", options.suite.questions));
+}
+
+eval::Suites make_suites(const EvalOptions& options) {
+  eval::SuiteOptions given = options.suite;
+  const bool made = std::any_of(options.suites.begin(), options.suites.end(), eval::needs_haystack);
+  if (made) {
+    given.haystack =
+        std::make_shared<eval::Haystack>(read_file(options.haystack), options.haystack);
+  }
+  eval::Suites suites;
+  for (const std::string& name : options.suites) {
+    for (auto& suite : eval::make_suites(name, given)) suites.push_back(std::move(suite));
+  }
+  return suites;
+}
+
+/// Every policy with every setting; dense attention has no settings and comes once.
+std::vector<std::unique_ptr<Engine>> make_methods(const EvalOptions& options,
+                                                  const EngineOptions& base) {
+  std::vector<std::unique_ptr<Engine>> methods;
+  for (const std::string& policy : options.policies) {
+    const bool dense = policy == "full";
+    for (int64_t budget : dense ? std::vector<int64_t>{base.budget} : options.budgets) {
+      for (int page : dense ? std::vector<int>{base.page} : options.pages) {
+        EngineOptions engine = base;
+        engine.policy = policy;
+        engine.budget = budget;
+        engine.page = page;
+        methods.push_back(std::make_unique<Engine>(engine));
+      }
+    }
+  }
+  return methods;
+}
+
+struct Job {
+  const eval::Suite* suite;
+  int64_t context;
+  int64_t sample;
+  std::vector<Engine*> methods;  // that are not done yet
+};
+
+eval::SampleRequest request_for(const EvalOptions& options, int64_t context, int64_t sample,
+                                const eval::TokenCounter& count) {
+  return {.seed = options.evaluation.sampling.seed,
+          .index = sample,
+          .context = context,
+          .count = count};
+}
+
+/// Throws, naming the suite, when a context is too small for its samples.
+void check_contexts(const EvalOptions& options, const eval::Suites& suites,
+                    const eval::TokenCounter& count) {
+  for (int64_t context : options.contexts) {
+    for (const auto& suite : suites) {
+      try {
+        suite->make(request_for(options, context, 0, count));
+      } catch (const Error& error) {
+        throw Error(error.code(), error.message(), suite->name());
+      }
+    }
+  }
+}
+
+/// All that is not in the file yet.
+std::vector<Job> open_jobs(const EvalOptions& options, const eval::Suites& suites,
+                           const std::vector<std::unique_ptr<Engine>>& methods,
+                           const eval::TokenCounter& count, const eval::ResultLog& log) {
+  std::vector<Job> jobs;
+  for (int64_t context : options.contexts) {
+    for (const auto& suite : suites) {
+      const int64_t samples = std::min(options.samples, suite->size());
+      for (int64_t sample = 0; sample < samples; ++sample) {
+        const auto request = request_for(options, context, sample, count);
+        Job job{suite.get(), context, sample, {}};
+        for (const auto& method : methods) {
+          const auto row = eval::row_identity(*method, *suite, request, options.evaluation);
+          if (!log.has(row)) job.methods.push_back(method.get());
+        }
+        if (!job.methods.empty()) jobs.push_back(std::move(job));
+      }
+    }
+  }
+  return jobs;
+}
+
+void evaluate(EvalOptions options) {
+  check(options);
+  EngineOptions base = options.engine.finish();
+  base.policy = "full";
+  Engine dense(base);
+  if (options.evaluation.chat) dense.chat_prompt("");  // refused now when there is no template
+  const auto methods = make_methods(options, base);
+  const eval::Suites suites = make_suites(options);
+  const eval::TokenCounter count = eval::token_counter(dense);
+
+  check_contexts(options, suites, count);
+  eval::ResultLog log(options.out);
+  if (log.cut_bytes() > 0) {
+    fmt::print(stderr, "{}: a last line of {} bytes was unfinished and is cut off\n", options.out,
+               log.cut_bytes());
+  }
+  const std::vector<Job> jobs = open_jobs(options, suites, methods, count, log);
+  // Reading and answering both grow with the context; rows alone would promise too little time.
+  int64_t total = 0, done = 0;
+  for (const Job& job : jobs) total += job.context * static_cast<int64_t>(job.methods.size());
+
+  const size_t before = log.size();
+  const Interrupt interrupt;
+  options.evaluation.cancel = &interrupt.flag();
+  try {
+    Progress progress("evaluating", total);
+    for (const Job& job : jobs) {
+      const auto request = request_for(options, job.context, job.sample, count);
+      eval::evaluate_sample(dense, job.methods, *job.suite, request, options.evaluation,
+                            [&](size_t, const eval::ResultRow& row) {
+                              log.append(row);
+                              done += job.context;
+                              progress.update(done);
+                            });
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) throw;
+    fmt::print(stderr, "interrupted: {} results are in {}; the same command goes on from there\n",
+               log.size(), options.out);
+    throw ExitRequest{kInterrupted};
+  }
+  fmt::print("{} results in {}, {} of them new\n", log.size(), options.out, log.size() - before);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "eval", "Accuracy of policies: task scores, and agreement with dense attention");
+  auto options = std::make_shared<EvalOptions>();
+  options->engine.options.model = "models/freekv-demo.gguf";
+  // What follows the last whole chunk that prompts share is computed again for every method.
+  options->engine.options.chunk = 256;
+  options->engine.add_to(*command, false);
+  for (const char* replaced : {"--policy", "--budget", "--page", "--tau", "--ctx"}) {
+    command->remove_option(command->get_option(replaced));
+  }
+  add_sampling_options(*command, options->evaluation.sampling);
+  command->get_option("--seed")->description("seed of the samples and of the sampler");
+  command->add_option("-m,--model", options->engine.options.model, "GGUF model file")
+      ->capture_default_str();
+  command
+      ->add_option("--suite", options->suites,
+                   "ruler, ruler/TASK, chain, ledger, copy-json, longbench-v2:FILE, "
+                   "longgenbench:FILE, math:FILE, aime:FILE")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--context", options->contexts,
+                   "tokens of document, question and answer together")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--samples", options->samples, "samples of each suite and context")
+      ->capture_default_str();
+  command
+      ->add_option("--policies", options->policies,
+                   "policies, separated by spaces: NAME or NAME:key=value,...")
+      ->capture_default_str();
+  command->add_option("--budgets", options->budgets, "tokens attended per step")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--pages", options->pages, "tokens per page")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--out", options->out, "results, a line each; a run goes on from there")
+      ->required();
+  command->add_flag("--chat,!--raw", options->evaluation.chat,
+                    "questions in the model's chat format (the default), or as plain text");
+  command->add_option("--k", options->evaluation.repeats, "answers to each question, for avg@k")
+      ->capture_default_str();
+  command->add_option("-n,--n-predict", options->evaluation.answer_limit,
+                      "most tokens of an answer (0: by the expected answer)");
+  command->add_option("--haystack", options->haystack, "text that facts are hidden in")
+      ->capture_default_str();
+  command->add_option("--entries", options->suite.entries, "entries of a ledger")
+      ->capture_default_str();
+  command->add_option("--records", options->suite.records, "records of a copy-json text")
+      ->capture_default_str();
+  command
+      ->add_option("--questions", options->suite.questions,
+                   "questions about one document, where there can be several")
+      ->capture_default_str();
+  command->callback([options] { evaluate(*options); });
+}
+
+}  // namespace freekv::app

@@ -1,0 +1,36 @@
+// One sample under every method: read once densely, asked of each.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <span>
+
+#include "eval/result_row.hpp"
+#include "eval/suite.hpp"
+
+namespace freekv::eval {
+
+struct EvaluationOptions {
+  bool chat = true;                      // the model's chat format, or the text as it is
+  int64_t answer_limit = 0;              // tokens of an answer; 0: by the expected answer
+  int64_t repeats = 1;                   // answers a turn, each with its own sampler seed
+  SamplingOptions sampling;              // its seed is the run's
+  size_t logit_bytes = size_t{1} << 30;  // dense logits kept for comparison, all turns
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+/// The row without its outcome: what tells it from others.
+ResultRow row_identity(const Engine& method, const Suite& suite, const SampleRequest& request,
+                       const EvaluationOptions& options);
+
+/// Calls emit(i, row) when method i is done with all turns of the sample. `dense` runs policy
+/// full; a method that does too may be the same engine. All engines have the same model, KV type
+/// and chunk. Throws Error(kCancelled) when *cancel becomes true; rows emitted by then are whole.
+void evaluate_sample(Engine& dense, std::span<Engine* const> methods, const Suite& suite,
+                     const SampleRequest& request, const EvaluationOptions& options,
+                     const std::function<void(size_t method, const ResultRow& row)>& emit);
+
+/// Tokens of a text as this engine's tokenizer makes them.
+TokenCounter token_counter(const Engine& engine);
+
+}  // namespace freekv::eval

@@ -1,0 +1,316 @@
+// infinigen: while a layer works, the pages of the next one are chosen and fetched: a layer's input
+// changes little from one layer to the next, so the input of this layer, put through the next
+// layer's query projection, says what that layer will ask for before its own query exists
+// (InfiniGen, OSDI 2024, arXiv 2406.19707, section 4).
+//
+// Products with all keys are estimated from few channels. Query and key are first turned, per KV
+// head, so that few channels hold most of the query ("skewing": the right singular vectors of the
+// queries of the prompt's last tokens; a turn leaves q.k as it is), and only the `ratio` largest
+// are kept of every key, in fast memory. The turn follows RoPE, so that it cannot be folded into
+// the projection: that is computed whole, and only the products are partial.
+//
+// The paper fetches single tokens, those within alpha of the best score and at most a fifth. Here
+// pages move and the budget is fixed: the pages whose tokens take most of the estimated attention.
+// The first layer has no layer before it and keeps everything, as in the paper.
+#include <algorithm>
+#include <cmath>
+
+#include "device/buffer.hpp"
+#include "policies/policy.hpp"
+#include "policies/principal.hpp"
+#include "policies/retrieval.hpp"
+
+namespace freekv {
+namespace {
+
+class InfiniGenState final : public RetrievalState {
+ public:
+  InfiniGenState(const CacheConfig& config, const CacheNeeds& needs, double ratio)
+      : RetrievalState(config, needs), shape_(config.shape), group_(config.group()) {
+    const bool retrieves = config.max_context > config.tokens.budget;
+    const auto dim = static_cast<size_t>(shape_.head_dim);
+    const auto heads = static_cast<size_t>(shape_.heads);
+    rank_ = std::max<int64_t>(1, std::lround(ratio * shape_.head_dim));
+    tokens_ = retrieves ? static_cast<size_t>(config.max_context) : 0;
+    const size_t rows = retrieves ? static_cast<size_t>(config.layers) * heads : 0;
+    products_.resize(rows * dim * dim);
+    turns_.resize(rows * static_cast<size_t>(rank_) * dim);
+    keys_ = Buffer(rows * tokens_ * static_cast<size_t>(rank_) * sizeof(float));
+    query_.resize(heads * static_cast<size_t>(group_) * dim);
+    partial_query_.resize(heads * static_cast<size_t>(group_ * rank_));
+    channels_.resize(heads * dim);
+  }
+
+  int64_t rank() const { return rank_; }
+  /// Sum of q q^T over observed queries [d, d].
+  View<double, 2> products(int layer, int head) {
+    const int64_t d = shape_.head_dim;
+    return View<double, 2>(products_.data() + row(layer, head) * static_cast<size_t>(d * d), d, d);
+  }
+  /// The directions kept [r, d].
+  View<float, 2> turn(int layer, int head) {
+    const int64_t d = shape_.head_dim;
+    return View<float, 2>(turns_.data() + row(layer, head) * static_cast<size_t>(rank_ * d), rank_,
+                          d);
+  }
+  /// What is kept of a token's key [r].
+  float* key(int layer, int head, int64_t token) {
+    return keys_.as<float>().data() +
+           (row(layer, head) * tokens_ + static_cast<size_t>(token)) * static_cast<size_t>(rank_);
+  }
+  /// The query that is predicted for the next layer [1, H * d], and its part of one head [G, d].
+  View<float, 2> query() {
+    return View<float, 2>(query_.data(), 1, static_cast<int64_t>(query_.size()));
+  }
+  View<const float, 2> query_of(int head) const {
+    const int64_t size = int64_t{group_} * shape_.head_dim;
+    return View<const float, 2>(query_.data() + head * size, group_, shape_.head_dim);
+  }
+  /// Its kept channels [G, r].
+  View<float, 2> partial_query(int head) {
+    return View<float, 2>(partial_query_.data() + head * group_ * rank_, group_, rank_);
+  }
+
+  /// Keeps of a key of the pool what the turn keeps.
+  void keep_key(int layer, int head, int64_t token, const std::byte* key_bytes) {
+    float* channels = channels_.data() + static_cast<int64_t>(head) * shape_.head_dim;
+    for (int e = 0; e < shape_.head_dim; ++e) {
+      channels[e] = load_element(shape_.dtype, key_bytes, e);
+    }
+    apply_turn(layer, head, channels, key(layer, head, token));
+  }
+  /// out [r] = turn . x [d].
+  void apply_turn(int layer, int head, const float* x, float* out) {
+    const View<float, 2> directions = turn(layer, head);
+    for (int64_t i = 0; i < rank_; ++i) {
+      const float* direction = directions[i].data();
+      float sum = 0;
+      for (int e = 0; e < shape_.head_dim; ++e) sum += direction[e] * x[e];
+      out[i] = sum;
+    }
+  }
+
+ private:
+  size_t row(int layer, int head) const {
+    return static_cast<size_t>(layer) * static_cast<size_t>(shape_.heads) +
+           static_cast<size_t>(head);
+  }
+
+  KvShape shape_;
+  int group_;
+  int64_t rank_ = 1;   // channels kept
+  size_t tokens_ = 0;  // of the longest context
+  std::vector<double> products_;
+  std::vector<float> turns_;
+  Buffer keys_;
+  std::vector<float> query_;
+  std::vector<float> partial_query_;
+  std::vector<float> channels_;  // [M, d], of a key at a time
+};
+
+InfiniGenState& state_of(const PolicySequence& sequence) {
+  return static_cast<InfiniGenState&>(sequence.state);
+}
+
+class InfiniGenPolicy final : public Policy {
+ public:
+  explicit InfiniGenPolicy(const PolicyOptions& options) : ratio_(options.number("ratio", 0, 1)) {
+    needs_.fast = CacheNeeds::Fast::kBudget;
+    needs_.slow = true;
+    needs_.dense_layers = 1;
+    needs_.observed = options.integer("observe", 1, 1 << 20);
+  }
+
+  CacheNeeds plan(const CacheConfig& config) const override {
+    check_budget(config.tokens, config.shape.page);
+    return needs_;
+  }
+  std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const override {
+    return std::make_unique<InfiniGenState>(config, needs_, ratio_);
+  }
+
+  void on_queries(const PromptQueries& queries) override {
+    const PolicySequence& sequence = queries.sequence;
+    if (!sequence.cache.layer(queries.layer).plan().budgeted) return;
+    const int64_t heads = queries.q.shape(1), dim = queries.q.shape(2);
+    const int64_t group = heads / queries.pool.shape.heads;
+    queries.ctx.pool().parallel_for(
+        queries.pool.shape.heads, 1, [&](int64_t begin, int64_t end, int) {
+          for (int64_t i = 0; i < queries.q.shape(0) * heads; ++i) {
+            const int64_t head = i % heads / group;
+            if (head < begin || head >= end) continue;
+            const auto products =
+                state_of(sequence).products(queries.layer, static_cast<int>(head));
+            const float* q = queries.q.data() + i * dim;
+            for (int64_t a = 0; a < dim; ++a) {
+              for (int64_t b = 0; b < dim; ++b) {
+                products[a].data()[b] += static_cast<double>(q[a]) * static_cast<double>(q[b]);
+              }
+            }
+          }
+        });
+  }
+
+  // The turn of every head, and what it keeps of the prompt's keys.
+  void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
+    SequenceCache& cache = sequence.cache;
+    InfiniGenState& state = state_of(sequence);
+    const int heads = cache.config().shape.heads;
+    ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<std::byte> page_bytes(cache.config().shape.head_page_bytes());
+      for (auto head = static_cast<int>(begin); head < end; ++head) {
+        for (int layer = 0; layer < cache.config().layers; ++layer) {
+          if (!cache.layer(layer).plan().budgeted) continue;
+          const auto products = state.products(layer, head);
+          principal_directions(products, state.turn(layer, head));
+          std::fill(products.flat().begin(), products.flat().end(), 0.0);
+          keep_prompt(cache, state, layer, head, page_bytes);
+        }
+      }
+    });
+  }
+
+  void pages_for(LayerStep& step) override {
+    for (const PolicySequence& sequence : step.sequences) {
+      if (sequence.cache.layer(step.layer).plan().budgeted) keep_token(sequence, step.layer);
+    }
+    for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
+      const PolicySequence& sequence = step.sequences[static_cast<size_t>(s)];
+      if (!sequence.cache.retrieves(step.layer)) {
+        set_dense_rows(step, s);
+        continue;
+      }
+      sequence.cache.finish_recall(step.ctx, step.layer);
+      for (int head = 0; head < sequence.cache.config().shape.heads; ++head) {
+        set_sparse_row(step, {s, head}, state_of(sequence));
+      }
+    }
+  }
+
+  // What the next layer will want, from this layer's input.
+  void after_attention(LayerStep& step) override {
+    const int next = step.layer + 1;
+    if (step.sequences.empty() || next == step.sequences[0].cache.config().layers) return;
+    for (int64_t s = 0; s < static_cast<int64_t>(step.sequences.size()); ++s) {
+      const PolicySequence& sequence = step.sequences[static_cast<size_t>(s)];
+      if (!sequence.cache.retrieves(next)) continue;
+      const View<const float, 1> input = step.input[s];
+      const int64_t position = sequence.cache.tokens();
+      sequence.model->project_query(step.ctx, step.backend, next,
+                                    View<const float, 2>(input.data(), 1, input.shape(0)),
+                                    std::span(&position, 1), state_of(sequence).query());
+    }
+    const auto retrieves = [&](const StepRow& row) {
+      return step.sequences[static_cast<size_t>(row.sequence)].cache.retrieves(next);
+    };
+    for_rows(step, retrieves, [&](const StepRow& row) { select(step, row, next); });
+    for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
+      if (retrieves({s, 0})) fetch(step.sequences[static_cast<size_t>(s)], next);
+    }
+  }
+
+ private:
+  static void keep_prompt(SequenceCache& cache, InfiniGenState& state, int layer, int head,
+                          std::span<std::byte> page_bytes) {
+    const PageLayout& layout = cache.layout();
+    const size_t key_bytes = cache.config().shape.token_bytes();
+    for (int32_t page = 0; page < layout.pages(cache.tokens()); ++page) {
+      cache.layer(layer).slow()->read(page, head, page_bytes.data());
+      const int64_t first = int64_t{page} * layout.page();
+      const int64_t count = std::min<int64_t>(layout.page(), cache.tokens() - first);
+      for (int64_t t = 0; t < count; ++t) {
+        state.keep_key(layer, head, first + t,
+                       page_bytes.data() + static_cast<size_t>(t) * key_bytes);
+      }
+    }
+  }
+
+  // The key of the token under way, from the window.
+  static void keep_token(const PolicySequence& sequence, int layer) {
+    SequenceCache& cache = sequence.cache;
+    const KvPool& pool = cache.layer(layer).fast();
+    const int64_t token = cache.tokens();
+    const int32_t slot = cache.layout().common_slot(cache.layout().complete_pages(token));
+    const size_t offset = static_cast<size_t>(token % pool.shape.page) * pool.token_stride();
+    for (int head = 0; head < pool.shape.heads; ++head) {
+      state_of(sequence).keep_key(layer, head, token, pool.keys(slot, head) + offset);
+    }
+  }
+
+  static void select(const LayerStep& step, const StepRow& row, int layer) {
+    const PolicySequence& sequence = step.sequences[static_cast<size_t>(row.sequence)];
+    InfiniGenState& state = state_of(sequence);
+    SequenceCache& cache = sequence.cache;
+    const PageRange candidates = cache.layout().candidates(cache.tokens() + 1);
+    const View<const float, 2> q = state.query_of(row.head);
+    const View<float, 2> partial = state.partial_query(row.head);
+    for (int64_t g = 0; g < q.shape(0); ++g) {
+      state.apply_turn(layer, row.head, q[g].data(), partial[g].data());
+    }
+    const SelectionScratch scratch = state.scratch(row.head);
+    const View<float, 2> scores(scratch.scores.data(), q.shape(0), candidates.size());
+    const int page = cache.layout().page();
+    for (int32_t j = 0; j < candidates.size(); ++j) {
+      const float* keys = state.key(layer, row.head, int64_t{candidates.first + j} * page);
+      for (int64_t g = 0; g < q.shape(0); ++g) {
+        scores[g][j] = log_sum_exp(partial[g], keys, page, step.scale);
+      }
+    }
+    const auto pooled = scratch.pooled.first(static_cast<size_t>(candidates.size()));
+    step.backend.pool_scores(Pooling::kMeanSoftmax, 1, scores,
+                             View<float, 1>(pooled.data(), candidates.size()));
+    state.select_worthiest(step.backend, layer, row.head, {candidates.first, pooled});
+    const auto misses = cache.layer(layer).make_resident(row.head, state.selected(layer, row.head),
+                                                         state.move_room(row.head));
+    state.set_moves(row.head, misses.size());
+  }
+
+  // Of the products of a query [r] with a page's keys [p, r].
+  static float log_sum_exp(View<const float, 1> q, const float* keys, int page, float scale) {
+    float most = -INFINITY, sum = 0;
+    for (int t = 0; t < page; ++t, keys += q.shape(0)) {
+      float product = 0;
+      for (int64_t i = 0; i < q.shape(0); ++i) product += q[i] * keys[i];
+      product *= scale;
+      if (product > most) {
+        sum = sum * std::exp(most - product) + 1;
+        most = product;
+      } else {
+        sum += std::exp(product - most);
+      }
+    }
+    return most + std::log(sum);
+  }
+
+  static void fetch(const PolicySequence& sequence, int layer) {
+    InfiniGenState& state = state_of(sequence);
+    SequenceCache& cache = sequence.cache;
+    RetrievalStats& stats = cache.stats();
+    for (int head = 0; head < cache.config().shape.heads; ++head) {
+      const auto misses = state.moves(head);
+      const size_t pages = state.selected(layer, head).size();
+      ++stats.selections;
+      stats.pages_selected += pages;
+      stats.hits += pages - misses.size();
+      stats.misses_after += misses.size();
+      stats.bytes_recalled += misses.size() * cache.config().shape.head_page_bytes();
+      cache.layer(layer).recall_later(head, misses);
+    }
+    cache.submit_recall(layer);
+  }
+
+  CacheNeeds needs_;
+  double ratio_;
+};
+
+}  // namespace
+
+PolicyDescriptor describe_infinigen() {
+  return {"infinigen",
+          "pages of the next layer, predicted from this layer's input (InfiniGen, OSDI 2024)",
+          {{"ratio", "0.3", "part of the turned channels that estimate products"},
+           {"observe", "256", "last prompt tokens whose queries choose these channels"}},
+          [](const PolicyOptions& options) { return std::make_unique<InfiniGenPolicy>(options); }};
+}
+
+}  // namespace freekv
