@@ -82,9 +82,8 @@ class Chat {
  private:
   /// A model without a usable template says so now, not after the first question.
   void check_template() const {
-    const ChatMessage probe{"user", "hello"};
     try {
-      engine_->chat_prompt({&probe, 1});
+      engine_->chat_prompt(user_turn("hello"));
     } catch (const Error& error) {
       // The template may want more than this of a conversation.
       if (error.code() != ErrorCode::kInvalidArgument) throw;

@@ -82,8 +82,7 @@ std::string one_line(std::string text) {
 }
 
 std::vector<int32_t> encode_question(const Engine& engine, const std::string& text) {
-  const ChatMessage message{"user", text};
-  return engine.encode(engine.chat_prompt({&message, 1}), true);
+  return engine.encode(engine.chat_prompt(user_turn(text)), true);
 }
 
 /// Reads the document once, densely: what every question and policy begins with.

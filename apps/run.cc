@@ -48,9 +48,8 @@ void run(const RunOptions& options) {
   }
   const std::string text = prompt_text(options);
   Engine engine(options.engine.finish(), progress_bar());
-  const ChatMessage message{"user", text};
   const std::vector<int32_t> prompt = options.chat
-                                          ? engine.encode(engine.chat_prompt({&message, 1}), true)
+                                          ? engine.encode(engine.chat_prompt(user_turn(text)), true)
                                           : engine.encode(text, false);
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > engine.options().context) {

@@ -219,7 +219,9 @@ std::string Engine::chat_prompt(std::span<const ChatMessage> messages,
   if (!source) {
     throw Error(ErrorCode::kUnsupported, "the model has no chat template", impl_->options.model);
   }
-  return ChatTemplate::parse(*source, impl_->options.model + ": tokenizer.chat_template")
+  return ChatTemplate::parse(
+             *source, impl_->options.model +
+                          (impl_->model.gguf() ? ": tokenizer.chat_template" : ": chat_template"))
       .value()
       .render(messages, add_generation_prompt, impl_->text());
 }
