@@ -7,6 +7,7 @@
 namespace freekv::app {
 
 void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_info(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_profile_heads(CLI::App& app);

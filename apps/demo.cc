@@ -81,10 +81,14 @@ std::string one_line(std::string text) {
   return text;
 }
 
+std::vector<int32_t> encode_question(const Engine& engine, const std::string& text) {
+  return engine.encode(engine.chat_prompt(user_turn(text)), true);
+}
+
 /// Reads the document once, densely: what every question and policy begins with.
 std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& document,
                                         const Interrupt& interrupt) {
-  const auto tokens = engine.encode(engine.chat_prompt(document), true);
+  const auto tokens = encode_question(engine, document);
   auto sequence = engine.new_sequence(static_cast<int64_t>(tokens.size()));
   Progress progress("reading", static_cast<int64_t>(tokens.size()));
   engine.prefill(*sequence, tokens, [&](int64_t done) {
@@ -96,7 +100,7 @@ std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& docum
 
 std::string ask(Contestant& contestant, const std::string& prompt_text, int64_t max_tokens,
                 const Sequence& document, const Interrupt& interrupt) {
-  const auto prompt = contestant.engine.encode(contestant.engine.chat_prompt(prompt_text), true);
+  const auto prompt = encode_question(contestant.engine, prompt_text);
   contestant.sequence =
       contestant.engine.new_sequence(static_cast<int64_t>(prompt.size()) + max_tokens);
   std::string answer;

@@ -139,7 +139,8 @@ void evaluate(EvalOptions options) {
   EngineOptions base = options.engine.finish();
   base.policy = "full";
   Engine dense(base);
-  if (options.evaluation.chat) dense.chat_prompt("");  // refused now when there is no template
+  if (options.evaluation.chat)
+    dense.chat_prompt(user_turn(""));  // refused now when there is no template
   const auto methods = make_methods(options, base);
   const eval::Suites suites = make_suites(options);
   const eval::TokenCounter count = eval::token_counter(dense);

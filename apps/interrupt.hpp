@@ -7,11 +7,14 @@
 namespace freekv::app {
 
 /// While one lives, the first SIGINT or SIGTERM sets the flag; the second ends the program as
-/// usual. At most one at a time.
+/// usual, or is as good as the first. At most one at a time.
 class Interrupt {
  public:
-  Interrupt() {
+  enum class Second { kEnds, kIgnored };
+
+  explicit Interrupt(Second second = Second::kEnds) {
     raised() = false;
+    second_ends() = second == Second::kEnds;
     previous_int_ = std::signal(SIGINT, handle);
     previous_term_ = std::signal(SIGTERM, handle);
   }
@@ -31,9 +34,13 @@ class Interrupt {
     static std::atomic<bool> flag{false};
     return flag;
   }
+  static std::atomic<bool>& second_ends() {
+    static std::atomic<bool> ends{true};
+    return ends;
+  }
   static void handle(int signal) {
     raised() = true;
-    std::signal(signal, SIG_DFL);
+    if (second_ends()) std::signal(signal, SIG_DFL);
   }
 
   Handler previous_int_;

@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", FREEKV_VERSION);
   add_run(app);
+  add_chat(app);
   add_demo(app);
   add_bench(app);
   add_eval(app);

@@ -48,8 +48,9 @@ void run(const RunOptions& options) {
   }
   const std::string text = prompt_text(options);
   Engine engine(options.engine.finish(), progress_bar());
-  const std::vector<int32_t> prompt =
-      options.chat ? engine.encode(engine.chat_prompt(text), true) : engine.encode(text, false);
+  const std::vector<int32_t> prompt = options.chat
+                                          ? engine.encode(engine.chat_prompt(user_turn(text)), true)
+                                          : engine.encode(text, false);
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > engine.options().context) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 purpose="${1:-build}"
 
 packages=(g++ cmake ninja-build pkg-config libhwy-dev libfmt-dev libcli11-dev
-          nlohmann-json3-dev libutf8proc-dev libeigen3-dev)
+          nlohmann-json3-dev libutf8proc-dev libeigen3-dev libedit-dev)
 case "$purpose" in
   build) ;;
   test)  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev libbenchmark-dev clang

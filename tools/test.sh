@@ -43,6 +43,9 @@ step "format" tools/lint.sh format
 step "release build" build_preset release
 step "unit, property and invariant tests" ctest_preset release
 step "command line" .venv/bin/python tests/cli/test_cli.py
+step "chat in a terminal" .venv/bin/python tests/chat/test_chat.py
+step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py
+step "chat templates" .venv/bin/python tests/parity/test_templates.py
 step "malformed checkpoints" .venv/bin/python tests/cli/test_checkpoints.py
 step "evaluation from the command line" .venv/bin/python tests/cli/test_eval.py
 step "parity with PyTorch" .venv/bin/python tests/parity/test_logits.py

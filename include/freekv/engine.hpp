@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "freekv/chat.hpp"
 #include "freekv/error.hpp"
 #include "freekv/options.hpp"
 #include "freekv/stats.hpp"
@@ -29,6 +30,8 @@ class Sequence {
   int64_t tokens() const;
   /// Most tokens it can hold.
   int64_t context() const;
+  /// First tokens of the last prompt that prefill took over from `like` and did not compute.
+  int64_t kept_tokens() const;
   /// Logits [vocab] after its last token; empty before prefill.
   std::span<const float> logits() const;
   /// Counters since the last prefill began.
@@ -77,9 +80,13 @@ class Engine {
   std::string decode(std::span<const int32_t> tokens) const;
   /// True for tokens that end an answer.
   bool is_end(int32_t token) const;
-  /// One user turn, in the model's chat format, up to where the answer begins. Throws
-  /// Error(kUnsupported) when the model brings no chat template, or one that is not ChatML.
-  std::string chat_prompt(std::string_view user) const;
+  /// A conversation in the model's chat format, by the template that the model brings, up to where
+  /// the next answer begins when `add_generation_prompt`. Encode it with `special`; the template
+  /// writes what a text begins with, so nothing is to be added. Throws Error(kUnsupported) when
+  /// there is no template or it uses a feature of Jinja that is not implemented, and
+  /// Error(kInvalidArgument) with the template's words when it refuses the conversation.
+  std::string chat_prompt(std::span<const ChatMessage> messages,
+                          bool add_generation_prompt = true) const;
 
   // --- sequences --------------------------------------------------------------------------------
   /// An empty sequence of at most `context` tokens (0: the engine's). Throws Error(kOutOfMemory)
@@ -91,6 +98,9 @@ class Engine {
   ///
   /// `like`, of this or another engine with the same model and KV type, saves work: whole chunks of
   /// its prompt that this prompt begins with too are copied, to the same bits as computing them.
+  /// It may be `sequence` itself: what its last prompt and this one begin with in common then stays
+  /// where it is, also after a prefill that was cancelled, unless the policy dropped it. Decoded
+  /// tokens never stay: their KV is what sparse attention made of it, and differs from prefill's.
   void prefill(Sequence& sequence, std::span<const int32_t> prompt,
                const std::function<bool(int64_t done)>& proceed = nullptr,
                const Sequence* like = nullptr);

@@ -7,6 +7,7 @@
 #include "engine/decode_step.hpp"
 #include "engine/policy_model.hpp"
 #include "engine/prefill.hpp"
+#include "tokenizer/chat_template.hpp"
 #include "tokenizer/stream_decoder.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -94,7 +95,9 @@ struct Sequence::Impl {
   SequenceCache cache;
   std::unique_ptr<PolicyState> state;
   std::vector<float> logits;
-  std::vector<int32_t> prompt;  // whose KV the cache begins with
+  std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
+  int64_t length = 0;           // of the prompt that these are the tokens of
+  int64_t kept = 0;             // tokens of the last prompt that were not computed
   bool started = false;
 };
 
@@ -103,6 +106,7 @@ Sequence::~Sequence() = default;
 int64_t Sequence::tokens() const { return impl_->cache.tokens(); }
 int64_t Sequence::context() const { return impl_->cache.config().max_context; }
 const RetrievalStats& Sequence::stats() const { return impl_->cache.stats(); }
+int64_t Sequence::kept_tokens() const { return impl_->kept; }
 MemoryStats Sequence::memory() const { return impl_->cache.memory(); }
 std::span<const float> Sequence::logits() const {
   return impl_->started ? std::span<const float>(impl_->logits) : std::span<const float>();
@@ -209,18 +213,17 @@ std::string Engine::decode(std::span<const int32_t> tokens) const {
 
 bool Engine::is_end(int32_t token) const { return impl_->text().is_end_of_generation(token); }
 
-std::string Engine::chat_prompt(std::string_view user) const {
-  const auto& chat_template = impl_->text().chat_template();
-  if (!chat_template) {
-    fail(ErrorCode::kUnsupported, "{}: the model has no chat template; run it without --chat",
-         impl_->options.model);
+std::string Engine::chat_prompt(std::span<const ChatMessage> messages,
+                                bool add_generation_prompt) const {
+  const auto& source = impl_->text().chat_template();
+  if (!source) {
+    throw Error(ErrorCode::kUnsupported, "the model has no chat template", impl_->options.model);
   }
-  if (chat_template->find("<|im_start|>") == std::string::npos) {
-    fail(ErrorCode::kUnsupported,
-         "{}: tokenizer.chat_template is not ChatML (no <|im_start|>), the one format supported",
-         impl_->options.model);
-  }
-  return fmt::format("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", user);
+  return ChatTemplate::parse(
+             *source, impl_->options.model +
+                          (impl_->model.gguf() ? ": tokenizer.chat_template" : ": chat_template"))
+      .value()
+      .render(messages, add_generation_prompt, impl_->text());
 }
 
 std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
@@ -236,23 +239,24 @@ std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
 
 namespace {
 
-/// How much of `like` the prompt can take over: nothing unless the KV has the same form, was
-/// rotated the same way and its policy kept all of it.
-PrefillPrefix common_prefix(const RopeFrequencies& rope, const SequenceCache& cache,
-                            std::span<const int32_t> prompt, const SequenceCache& like,
-                            std::span<const int32_t> like_prompt) {
-  const CacheConfig &a = cache.config(), &b = like.config();
-  if (a.layers != b.layers || a.shape.heads != b.shape.heads ||
-      a.shape.head_dim != b.shape.head_dim || a.shape.dtype != b.shape.dtype || !like.keeps_all()) {
-    return {};
-  }
-  if (rope.depends_on_length(static_cast<int64_t>(prompt.size()),
-                             static_cast<int64_t>(like_prompt.size()))) {
-    return {};
-  }
+/// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
+/// which KV exists, as far as they need not be computed. `length` is that of the whole prompt in
+/// which they were computed: some rotary frequencies depend on it.
+int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
+                      std::span<const int32_t> prompt, std::span<const int32_t> known,
+                      int64_t length) {
+  const auto size = static_cast<int64_t>(prompt.size());
+  if (rope.depends_on_length(size, length)) return 0;
   const auto differs =
-      std::mismatch(prompt.begin(), prompt.end(), like_prompt.begin(), like_prompt.end());
-  return {&like, differs.first - prompt.begin()};
+      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+  return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
+}
+
+/// Whether KV can be copied: it has the same form and its policy kept all of it.
+bool can_copy(const SequenceCache& cache, const SequenceCache& like) {
+  const CacheConfig &a = cache.config(), &b = like.config();
+  return a.layers == b.layers && a.shape.heads == b.shape.heads &&
+         a.shape.head_dim == b.shape.head_dim && a.shape.dtype == b.shape.dtype && like.keeps_all();
 }
 
 }  // namespace
@@ -269,16 +273,37 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
                    "token {} is outside the {} of the model", token, impl_->info.vocab);
   }
   s.started = false;
-  s.cache.reset();
-  s.state = impl_->policy->make_state(s.cache.config());
   PrefillPrefix prefix;
-  if (like && like != &sequence && like->impl_->started) {
-    prefix = common_prefix(impl_->model.rope(), s.cache, prompt, like->impl_->cache,
-                           like->impl_->prompt);
+  const RopeFrequencies& rope = impl_->model.rope();
+  int64_t kept = 0;
+  if (like == &sequence && s.cache.keeps_all()) {
+    kept = common_tokens(rope, s.cache, prompt, s.prompt, s.length);
+  } else if (like && like != &sequence && like->impl_->started &&
+             can_copy(s.cache, like->impl_->cache)) {
+    const int64_t common =
+        common_tokens(rope, s.cache, prompt, like->impl_->prompt, like->impl_->length);
+    prefix = {&like->impl_->cache, common - common % impl_->options.chunk};
   }
-  const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
-                                      prompt, impl_->options.chunk, prefix, proceed);
-  std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  s.kept = kept + prefix.tokens;
+  s.prompt.clear();
+  if (kept > 0) {
+    s.cache.truncate(impl_->ctx, kept);
+  } else {
+    s.cache.reset();
+  }
+  s.state = impl_->policy->make_state(s.cache.config());
+  s.length = static_cast<int64_t>(prompt.size());
+  try {
+    const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
+                                        prompt, impl_->options.chunk, prefix, proceed);
+    std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  } catch (const Error& error) {
+    // Between two chunks the cache is whole, and a later call may go on from there.
+    if (error.code() == ErrorCode::kCancelled) {
+      s.prompt.assign(prompt.begin(), prompt.begin() + s.cache.tokens());
+    }
+    throw;
+  }
   s.prompt.assign(prompt.begin(), prompt.end());
   s.started = true;
 }
@@ -301,7 +326,17 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
     impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state, &impl_->policy_model});
   }
   if (impl_->batch.empty()) return;
-  const auto logits = decode_step(impl_->step(), impl_->batch, tokens);
+  View<const float, 2> logits;
+  try {
+    logits = decode_step(impl_->step(), impl_->batch, tokens);
+  } catch (...) {
+    // Nothing that these sequences hold is certain any more.
+    for (Sequence* sequence : sequences) {
+      sequence->impl_->started = false;
+      sequence->impl_->prompt.clear();
+    }
+    throw;
+  }
   for (size_t i = 0; i < sequences.size(); ++i) {
     auto& out = sequences[i]->impl_->logits;
     std::copy_n(logits[static_cast<int64_t>(i)].data(), out.size(), out.data());

@@ -80,24 +80,25 @@ void copy_chunk(StepContext step, SequenceCache& cache, const SequenceCache& fro
 
 }  // namespace
 
+int64_t tokens_without_queries(const SequenceCache& cache, int64_t prompt) {
+  return prompt - std::clamp<int64_t>(cache.needs().observed, 1, prompt);
+}
+
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              std::span<const int32_t> prompt, int64_t chunk,
                              const PrefillPrefix& prefix,
                              const std::function<bool(int64_t)>& proceed) {
   auto& [ctx, backend, model, policy, ws] = step;
   const ModelConfig& config = model.config();
-  const int64_t length = sequence.cache.tokens() + static_cast<int64_t>(prompt.size());
   int64_t last = 0;  // row of the prompt's last token in its chunk
   const auto size = static_cast<int64_t>(prompt.size());
   const int64_t observed = size - std::min(size, sequence.cache.needs().observed);
-  // Queries are not copied with KV.
-  const auto copied = static_cast<size_t>(std::min({prefix.tokens, observed, size - 1}));
-  for (size_t done = 0; done < prompt.size();) {
+  for (auto done = static_cast<size_t>(sequence.cache.tokens()); done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
-    if (done + n <= copied) {
+    if (done + n <= static_cast<size_t>(prefix.tokens)) {
       copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
     } else {
-      prefill_chunk(step, sequence, prompt.subspan(done, n), length, observed);
+      prefill_chunk(step, sequence, prompt.subspan(done, n), size, observed);
     }
     done += n;
     last = static_cast<int64_t>(n) - 1;

@@ -9,18 +9,22 @@
 
 namespace freekv {
 
-/// KV that another sequence of the same model has already: its first `tokens` tokens are those of
-/// the prompt.
+/// How many first tokens of a prompt may be there already: not the last, whose logits are asked
+/// for, nor those whose queries the policy must see.
+int64_t tokens_without_queries(const SequenceCache& cache, int64_t prompt);
+
+/// KV that another sequence of the same model has already: its first `tokens` tokens, whole chunks,
+/// are those of the prompt.
 struct PrefillPrefix {
   const SequenceCache* cache = nullptr;
   int64_t tokens = 0;
 };
 
-/// Feeds the prompt in chunks of at most `chunk` tokens to a sequence without tokens, and returns
-/// logits [1, V] after its last token, valid until the next step. `proceed(done)` is called after
-/// each chunk with the tokens done; when it returns false, throws Error(kCancelled). Chunks that
-/// lie wholly in the prefix are copied, all but the prompt's last
-/// and those whose queries the policy must see.
+/// Feeds the prompt in chunks of at most `chunk` tokens to a sequence that holds nothing, or the
+/// beginning of this prompt as an earlier prefill made it, and returns logits [1, V] after the last
+/// token, valid until the next step. `proceed(done)` is called after each chunk with the tokens
+/// done; when it returns false, throws Error(kCancelled). Chunks of the prefix are copied. Neither
+/// may reach further than tokens_without_queries().
 View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
                              std::span<const int32_t> prompt, int64_t chunk,
                              const PrefillPrefix& prefix,

@@ -62,7 +62,7 @@ std::vector<int32_t> prompt_of(const Engine& engine, const Sample& sample, const
   std::string text = sample.document;
   if (!text.empty()) text += "\n\n";
   text += turn.question;
-  if (chat) return engine.encode(engine.chat_prompt(text), true);
+  if (chat) return engine.encode(engine.chat_prompt(user_turn(text)), true);
   text += turn.answer_start.empty() ? "\n" : " " + turn.answer_start;
   return engine.encode(text, false);
 }

@@ -123,18 +123,21 @@ SequenceCache::PrefillPages SequenceCache::append_chunk(ExecutionContext& ctx, i
                                                         View<const float, 3> v) {
   Impl& impl = *impl_;
   impl.check_room(k.shape(0));
-  if (impl.decoding) {
-    for (int i = 0; i < impl.config.layers; ++i) {
-      finish_recall(ctx, i);
-      impl.layers[static_cast<size_t>(i)]->resume_prefill(impl.tokens);
-    }
-    impl.decoding = false;
-  }
+  resume_prefill(ctx);
   LayerCache& cache = this->layer(layer);
   cache.append_chunk(ctx, impl.tokens, impl.page_slots, k, v);
   impl.chunk_tokens = k.shape(0);
   const auto pages = static_cast<size_t>(impl.layout.pages(impl.tokens + k.shape(0)));
   return {cache.prefill_pool(), std::span<const int32_t>(impl.page_slots).first(pages)};
+}
+
+void SequenceCache::resume_prefill(ExecutionContext& ctx) {
+  if (!impl_->decoding) return;
+  for (int i = 0; i < impl_->config.layers; ++i) {
+    finish_recall(ctx, i);
+    impl_->layers[static_cast<size_t>(i)]->resume_prefill(impl_->tokens);
+  }
+  impl_->decoding = false;
 }
 
 void SequenceCache::commit_chunk(int64_t count) {
@@ -237,6 +240,14 @@ void SequenceCache::read_tokens(ExecutionContext& ctx, int layer, int64_t first,
                  "tokens {} to {} are read, there are {}", first, first + k.shape(0), impl.tokens);
   impl.layers[static_cast<size_t>(layer)]->read_tokens(ctx, impl.tokens, impl.decoding, first, k,
                                                        v);
+}
+
+void SequenceCache::truncate(ExecutionContext& ctx, int64_t tokens) {
+  check_argument(tokens >= 0 && tokens <= impl_->tokens, "{} tokens are to be kept, there are {}",
+                 tokens, impl_->tokens);
+  resume_prefill(ctx);
+  impl_->tokens = tokens;
+  impl_->stats.clear();
 }
 
 void SequenceCache::reset() {

@@ -88,6 +88,9 @@ class SequenceCache {
   void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
                    View<float, 3> v) const;
 
+  /// Keeps the first `tokens` only, ready for a further prompt after them; counters begin anew.
+  /// Throws Error(kInvalidArgument) unless keeps_all() and there are as many.
+  void truncate(ExecutionContext& ctx, int64_t tokens);
   /// Forgets everything: equal to a fresh cache.
   void reset();
 
@@ -95,6 +98,9 @@ class SequenceCache {
   MemoryStats memory() const;
 
  private:
+  /// Before a further prompt: what decode keeps elsewhere goes back to where prefill writes.
+  void resume_prefill(ExecutionContext& ctx);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

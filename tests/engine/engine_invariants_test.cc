@@ -155,6 +155,64 @@ TEST_P(EveryPolicy, ACopiedPrefixEqualsAComputedOne) {
   EXPECT_EQ(run(engine, *sequence, tokens, 250, source.get()), run(options(), tokens, 250));
 }
 
+// A prompt after another in the same sequence, with `common` first tokens in common and decode
+// steps in between.
+TEST_P(EveryPolicy, AContinuedPromptEqualsAFreshOne) {
+  const auto first = random_tokens(240, 13), other = random_tokens(270, 14);
+  Engine engine(options());
+  const auto sequence = engine.new_sequence();
+  for (const int64_t common : {7, 64, 133, 200}) {
+    run(engine, *sequence, first, 200);
+    std::vector<int32_t> second = other;
+    std::copy_n(first.begin(), common, second.begin());
+    EXPECT_EQ(run(engine, *sequence, second, 230, sequence.get()), run(options(), second, 230))
+        << common << " tokens in common";
+  }
+  // Twice the same prompt, and a shorter one.
+  for (const size_t prompt : {size_t{230}, size_t{230}, size_t{40}}) {
+    const auto text = std::span(other).first(prompt + 10);
+    EXPECT_EQ(run(engine, *sequence, text, prompt, sequence.get()), run(options(), text, prompt));
+  }
+}
+
+TEST_P(EveryPolicy, ACancelledPrefillGoesOnWhereItStopped) {
+  const auto tokens = random_tokens(290, 15);
+  Engine engine(options());
+  const auto sequence = engine.new_sequence();
+  const auto prompt = std::span(tokens).first(250);
+  EXPECT_THROW(engine.prefill(*sequence, prompt, [](int64_t done) { return done < 128; }), Error);
+  EXPECT_TRUE(sequence->logits().empty());
+  std::vector<int64_t> progress;
+  const auto note = [&](int64_t done) {
+    progress.push_back(done);
+    return true;
+  };
+  engine.prefill(*sequence, prompt, note, sequence.get());
+  EXPECT_EQ(progress, (std::vector<int64_t>{192, 250}));
+  EXPECT_EQ(run(engine, *sequence, tokens, 250, sequence.get()), run(options(), tokens, 250));
+}
+
+TEST_P(EveryPolicy, WhatStaysIsNotComputedAgain) {
+  const auto tokens = random_tokens(300, 16);
+  Engine engine(options());
+  const auto sequence = engine.new_sequence();
+  run(engine, *sequence, tokens, 200);
+  int64_t first = 0;
+  const auto note = [&](int64_t done) {
+    if (first == 0) first = done;
+    return true;
+  };
+  engine.prefill(*sequence, tokens, note, sequence.get());
+  // The prompt's tokens stay, the decoded ones do not; a policy that dropped KV begins anew.
+  const int64_t kept = sequence->kept_tokens();
+  EXPECT_EQ(first, kept + 64);
+  if (kept > 0) EXPECT_EQ(kept, 200);
+  for (const char* name : {"full", "quest", "freekv"}) {
+    if (GetParam().policy == name) EXPECT_EQ(kept, 200);
+  }
+  if (GetParam().policy == "streaming") EXPECT_EQ(kept, 0);
+}
+
 TEST_P(EveryPolicy, CountersKeepTheirRelations) {
   Engine engine(options());
   const auto sequence = engine.new_sequence();

@@ -62,12 +62,48 @@ TEST_F(Generate, StopsAtLengthContextAndCancel) {
   EXPECT_NE(result.end, GenerateResult::End::kCancelled);
 }
 
-TEST_F(Generate, ChatPromptIsChatML) {
+TEST_F(Generate, ChatPromptIsTheModelsOwn) {
   Engine engine(options_);
-  EXPECT_EQ(engine.chat_prompt("hi"), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
-  const auto ids = engine.encode(engine.chat_prompt("hi"), true);
+  const std::vector<ChatMessage> turns = {{"system", "s"}, {"user", "hi"}, {"assistant", "yo"}};
+  EXPECT_EQ(engine.chat_prompt(std::span(turns).subspan(1, 1)),
+            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(engine.chat_prompt(turns, false),
+            "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+            "<|im_start|>assistant\nyo<|im_end|>\n");
+  const auto ids = engine.encode(engine.chat_prompt(turns), true);
   EXPECT_EQ(ids.front(), 256);
   EXPECT_TRUE(engine.is_end(257));
+}
+
+std::string chat_error(const std::string& source, ErrorCode code) {
+  TinyModelShape shape;
+  shape.chat_template = source;
+  const TemporaryModel model(tiny_model_records(shape));
+  EngineOptions options;
+  options.model = model.path();
+  options.context = 64;
+  Engine engine(options);
+  const std::vector<ChatMessage> turns = {{"user", "hi"}};
+  try {
+    return "rendered: " + engine.chat_prompt(turns);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code);
+    const std::string_view what = error.what();
+    EXPECT_TRUE(what.starts_with(model.path())) << what;
+    return std::string(what.substr(model.path().size()));
+  }
+}
+
+TEST_F(Generate, ChatPromptErrorsNameTheTemplatesPlace) {
+  EXPECT_EQ(chat_error("\n{% include 'x' %}", ErrorCode::kUnsupported),
+            ": tokenizer.chat_template: line 2: the tag 'include' is not supported");
+  EXPECT_EQ(chat_error("{{ raise_exception('no\nway') }}", ErrorCode::kInvalidArgument),
+            ": tokenizer.chat_template: line 1: no way");
+  EXPECT_EQ(chat_error("{{ messages[0].content", ErrorCode::kParse),
+            ": tokenizer.chat_template: line 1: a tag without its end");
+  // No BOS in this model: a template that writes it writes nothing.
+  EXPECT_EQ(chat_error("{{ bos_token }}{{ eos_token }}", ErrorCode::kInternal),
+            "rendered: <|im_end|>");
 }
 
 TEST_F(Generate, RefusesEnginesThatCannotBe) {

@@ -66,7 +66,7 @@ GgufTestFile tiny_model_records(const TinyModelShape& s) {
   file.texts("tokenizer.ggml.tokens", tokens).array("tokenizer.ggml.token_type", types);
   file.texts("tokenizer.ggml.merges", {});
   file.scalar("tokenizer.ggml.eos_token_id", uint32_t{257});
-  file.text("tokenizer.chat_template", "{{ '<|im_start|>' }}");
+  file.text("tokenizer.chat_template", s.chat_template);
 
   std::mt19937 random(1234);
   const auto hidden = static_cast<uint64_t>(s.hidden), ffn = static_cast<uint64_t>(s.ffn);

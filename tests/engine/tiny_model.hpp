@@ -18,6 +18,9 @@ struct TinyModelShape {
   int head_dim = 16;
   int ffn = 64;
   int context = 2048;
+  std::string chat_template =  // ChatML
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+      "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
   DType weights = DType::kF32;  // of the matrices, one that quantize_row() writes
 };
 

@@ -63,8 +63,8 @@ class Evaluate : public testing::Test {
     const Sample sample = ledger->make({.seed = 1, .index = 2, .context = 480, .count = count});
     std::vector<std::string> texts;
     for (const Turn& turn : sample.turns) {
-      const auto prompt =
-          engine.encode(engine.chat_prompt(sample.document + "\n\n" + turn.question), true);
+      const auto prompt = engine.encode(
+          engine.chat_prompt(user_turn(sample.document + "\n\n" + turn.question)), true);
       const auto sequence = engine.new_sequence();
       const auto result = generate(engine, *sequence, {.prompt = prompt, .max_tokens = 24});
       texts.push_back(engine.decode(result.tokens));

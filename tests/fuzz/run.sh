@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${FREEKV_FUZZ_BUILD:-$root/build/fuzz}
 cd "$root"
 [ -f "$build/build.ninja" ] || cmake --preset fuzz -B "$build" >/dev/null
-targets=(gguf safetensors tokenizer tokenizer_json)
+targets=(gguf safetensors tokenizer tokenizer_json jinja)
 cmake --build "$build" --target "${targets[@]/#/fuzz_}"
 for target in "${targets[@]}"; do
   grown=$build/corpus/$target
