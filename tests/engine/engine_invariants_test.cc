@@ -206,11 +206,14 @@ TEST_P(EveryPolicy, WhatStaysIsNotComputedAgain) {
   // The prompt's tokens stay, the decoded ones do not; a policy that dropped KV begins anew.
   const int64_t kept = sequence->kept_tokens();
   EXPECT_EQ(first, kept + 64);
-  if (kept > 0) EXPECT_EQ(kept, 200);
-  for (const char* name : {"full", "quest", "freekv"}) {
-    if (GetParam().policy == name) EXPECT_EQ(kept, 200);
+  const std::string& policy = GetParam().policy;
+  if (policy == "full" || policy == "quest" || policy == "freekv") {
+    EXPECT_EQ(kept, 200);
+  } else if (policy == "streaming") {
+    EXPECT_EQ(kept, 0);
+  } else {
+    EXPECT_LE(kept, 200);
   }
-  if (GetParam().policy == "streaming") EXPECT_EQ(kept, 0);
 }
 
 TEST_P(EveryPolicy, CountersKeepTheirRelations) {
