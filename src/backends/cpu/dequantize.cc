@@ -34,11 +34,11 @@ HWY_INLINE void dequantize_pieces(const std::byte* row, size_t first, std::span<
 }
 
 void dequantize_row(DType dtype, const std::byte* row, size_t first, std::span<float> out) {
-  if (is_quantized(dtype) && dtype != DType::kQ8_0) {
-    dispatch_quantized(dtype, [&](auto type) { dequantize_pieces<type()>(row, first, out); });
-  } else {
+  if (is_read_in_vectors(dtype)) {
     dispatch_block_dtype(
         dtype, [&](auto type) { load_floats<type()>(row, first, out.size(), out.data()); });
+  } else {
+    dispatch_quantized(dtype, [&](auto type) { dequantize_pieces<type()>(row, first, out); });
   }
 }
 
