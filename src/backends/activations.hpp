@@ -1,6 +1,7 @@
 // Activations in 8 bits, as the dot products of quantised weights take them.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>

@@ -118,14 +118,41 @@ inline KScales unpack_k_scales(const uint8_t* packed) {
 /// Values are unpacked 32 at a time, in every type.
 inline constexpr int kPiece = 32;
 
-/// 32 values q * scale - min, with one scale for each half.
-struct QuantPiece {
-  int8_t q[kPiece];
+/// How 32 integers q become values: q * scale - min, with one scale for each half.
+struct PieceScales {
   float scale[2];
   float min;
-
-  float value(int i) const { return static_cast<float>(q[i]) * scale[i / 16] - min; }
 };
+struct QuantPiece {
+  int8_t q[kPiece];
+  PieceScales scales;
+
+  float value(int i) const { return static_cast<float>(q[i]) * scales.scale[i / 16] - scales.min; }
+};
+
+/// What is subtracted from the unsigned integers of a block to give q.
+template <DType kType>
+inline constexpr int kQuantOffset = kType == DType::kQ4_0   ? 8
+                                    : kType == DType::kQ5_0 ? 16
+                                    : kType == DType::kQ6_K ? 32
+                                                            : 0;
+
+/// Of values 32 * part ... of a block.
+template <DType kType>
+PieceScales piece_scales(const QuantBlock<kType>& block, int part) {
+  const float d = f16_to_f32(load_u16(block.d));
+  if constexpr (kType == DType::kQ6_K) {
+    return {{d * block.scales[2 * part], d * block.scales[2 * part + 1]}, 0};
+  } else if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
+    const KScales k = unpack_k_scales(block.scales);
+    const float scale = d * k.scales[part];
+    return {{scale, scale}, f16_to_f32(load_u16(block.m)) * k.mins[part]};
+  } else if constexpr (kType == DType::kQ4_1 || kType == DType::kQ5_1) {
+    return {{d, d}, -f16_to_f32(load_u16(block.m))};
+  } else {
+    return {{d, d}, 0};
+  }
+}
 
 /// Values 32 * piece ... of a row.
 template <DType kType>
@@ -133,9 +160,10 @@ inline void unpack_piece(const std::byte* row, int64_t piece, QuantPiece& out) {
   constexpr int kPieces = dtype_info(kType).block_values / kPiece;
   const QuantBlock<kType>& block = quant_block<kType>(row, piece / kPieces);
   const auto part = static_cast<int>(piece % kPieces);
-  const float d = f16_to_f32(load_u16(block.d));
-  out.scale[0] = out.scale[1] = d;
-  out.min = 0;
+  out.scales = piece_scales<kType>(block, part);
+  const auto store = [&](int i, int bits) {
+    out.q[i] = static_cast<int8_t>(bits - kQuantOffset<kType>);
+  };
   if constexpr (kType == DType::kQ8_0) {
     std::memcpy(out.q, block.q, kPiece);
   } else if constexpr (kType == DType::kQ6_K) {
@@ -144,33 +172,21 @@ inline void unpack_piece(const std::byte* row, int64_t piece, QuantPiece& out) {
     const int low_shift = part % 4 / 2 * 4;
     const int high_shift = part % 4 * 2;
     for (int i = 0; i < kPiece; ++i) {
-      const int value = ((low[i] >> low_shift) & 15) | (((high[i] >> high_shift) & 3) << 4);
-      out.q[i] = static_cast<int8_t>(value - 32);
+      store(i, ((low[i] >> low_shift) & 15) | (((high[i] >> high_shift) & 3) << 4));
     }
-    for (int half = 0; half < 2; ++half) out.scale[half] = d * block.scales[2 * part + half];
   } else if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
     const uint8_t* q = block.q + part / 2 * 32;
     for (int i = 0; i < kPiece; ++i) {
-      int value = (q[i] >> (part % 2 * 4)) & 15;
-      if constexpr (kType == DType::kQ5_K) value |= ((block.high[i] >> part) & 1) << 4;
-      out.q[i] = static_cast<int8_t>(value);
+      int bits = (q[i] >> (part % 2 * 4)) & 15;
+      if constexpr (kType == DType::kQ5_K) bits |= ((block.high[i] >> part) & 1) << 4;
+      store(i, bits);
     }
-    const KScales k = unpack_k_scales(block.scales);
-    out.scale[0] = out.scale[1] = d * k.scales[part];
-    out.min = f16_to_f32(load_u16(block.m)) * k.mins[part];
   } else {
-    constexpr bool kFifth = kType == DType::kQ5_0 || kType == DType::kQ5_1;
-    constexpr bool kHasMin = kType == DType::kQ4_1 || kType == DType::kQ5_1;
-    constexpr int kOffset = kHasMin ? 0 : kFifth ? 16 : 8;
     uint32_t high = 0;
-    if constexpr (kFifth) high = load_u32(block.high);
-    for (int i = 0; i < 16; ++i) {
-      const int low_value = (block.q[i] & 15) | static_cast<int>(((high >> i) & 1) << 4);
-      const int high_value = (block.q[i] >> 4) | static_cast<int>(((high >> (i + 16)) & 1) << 4);
-      out.q[i] = static_cast<int8_t>(low_value - kOffset);
-      out.q[i + 16] = static_cast<int8_t>(high_value - kOffset);
+    if constexpr (kType == DType::kQ5_0 || kType == DType::kQ5_1) high = load_u32(block.high);
+    for (int i = 0; i < kPiece; ++i) {
+      store(i, ((block.q[i % 16] >> (i / 16 * 4)) & 15) | static_cast<int>((high >> i & 1) << 4));
     }
-    if constexpr (kHasMin) out.min = -f16_to_f32(load_u16(block.m));
   }
 }
 

@@ -7,7 +7,12 @@
 
 namespace freekv::cpu {
 
-/// Calls body(DTypeConstant<dtype>{}) for a dtype that Block in load_inl.hpp reads.
+/// Types that Block in load_inl.hpp reads; others become f32 first: dequantize.hpp.
+constexpr bool is_read_in_vectors(DType dtype) {
+  return !is_quantized(dtype) || dtype == DType::kQ8_0;
+}
+
+/// Calls body(DTypeConstant<dtype>{}) for one of these.
 template <typename Body>
 decltype(auto) dispatch_block_dtype(DType dtype, Body&& body) {
   switch (dtype) {

@@ -40,9 +40,9 @@ HWY_INLINE void add_block(const std::byte* row, size_t b, const ActivationRow* x
       int32_t products[2] = {};
       for (int i = 0; i < kPiece; ++i) products[i / 16] += piece.q[i] * x[t].q[at * kPiece + i];
       const int32_t sum = x[t].sums[2 * at] + x[t].sums[2 * at + 1];
-      const float value = static_cast<float>(products[0]) * piece.scale[0] +
-                          static_cast<float>(products[1]) * piece.scale[1] -
-                          static_cast<float>(sum) * piece.min;
+      const float value = static_cast<float>(products[0]) * piece.scales.scale[0] +
+                          static_cast<float>(products[1]) * piece.scales.scale[1] -
+                          static_cast<float>(sum) * piece.scales.min;
       sums[t] = hn::Add(sums[t], hn::Set(DSum(), value * x[t].scales[b]));
     }
   }

@@ -128,12 +128,12 @@ int64_t row_grain(int64_t n) { return std::max<int64_t>(1, 32768 / std::max<int6
 void embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
            View<float, 2> out) {
   check_embed(table, ids, out);
-  ctx.pool().parallel_for(out.shape(0), row_grain(out.shape(1)),
-                          [&](int64_t begin, int64_t end, int) {
-                            for (int64_t t = begin; t < end; ++t) {
-                              dequantize(table, ids[static_cast<size_t>(t)], 0, out[t].flat());
-                            }
-                          });
+  const auto rows = [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      dequantize(table, ids[static_cast<size_t>(t)], 0, out[t].flat());
+    }
+  };
+  ctx.pool().parallel_for(out.shape(0), row_grain(out.shape(1)), rows);
 }
 
 void rms_norm(ExecutionContext& ctx, View<const float, 2> x, View<const float, 1> weight, float eps,

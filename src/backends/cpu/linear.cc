@@ -155,8 +155,19 @@ HWY_EXPORT(linear_any);
 
 namespace {
 
-// What linear_any() reads; other types become f32 first.
-bool is_read_in_blocks(DType dtype) { return !is_quantized(dtype) || dtype == DType::kQ8_0; }
+// Weight rows [begin, end), a few at a time as f32 in `strip`.
+void linear_strips(float* strip, View<const float, 2> x, const WeightView& weight, int64_t begin,
+                   int64_t end, bool accumulate, float* out) {
+  for (int64_t n = begin; n < end; n += kWeightStrip) {
+    const int64_t count = std::min(kWeightStrip, end - n);
+    for (int64_t i = 0; i < count; ++i) {
+      dequantize(weight, n + i, 0, {strip + i * weight.cols, static_cast<size_t>(weight.cols)});
+    }
+    const WeightView rows{reinterpret_cast<const std::byte*>(strip), DType::kF32, count,
+                          weight.cols};
+    HWY_DYNAMIC_DISPATCH(linear_any)(x, rows, 0, count, accumulate, out + n, weight.rows);
+  }
+}
 
 }  // namespace
 
@@ -179,31 +190,22 @@ void linear(ExecutionContext& ctx, LinearScratch& scratch, Activations activatio
     linear_int8(ctx, scratch.activations, x, weight, accumulate, out);
     return;
   }
+  const bool in_strips = !is_read_in_vectors(weight.dtype);
   const std::span<float> strips = scratch.weights.as<float>();
   const auto strip_size = static_cast<size_t>(kWeightStrip * weight.cols);
-  check_internal(static_cast<size_t>(ctx.threads()) * strip_size <= strips.size(),
+  check_internal(!in_strips || static_cast<size_t>(ctx.threads()) * strip_size <= strips.size(),
                  "a linear layer of {} columns, reserved {} bytes", weight.cols,
                  scratch.weights.bytes());
-  ctx.pool().parallel_for(
-      weight.rows, linear_grain(weight), [&](int64_t begin, int64_t end, int worker) {
-        if (is_read_in_blocks(weight.dtype)) {
-          HWY_DYNAMIC_DISPATCH(linear_any)
-          (x, weight, begin, end, accumulate, out.data(), weight.rows);
-          return;
-        }
-        float* strip = strips.data() + static_cast<size_t>(worker) * strip_size;
-        for (int64_t n = begin; n < end; n += kWeightStrip) {
-          const int64_t count = std::min(kWeightStrip, end - n);
-          for (int64_t i = 0; i < count; ++i) {
-            dequantize(weight, n + i, 0,
-                       {strip + i * weight.cols, static_cast<size_t>(weight.cols)});
-          }
-          const WeightView part{reinterpret_cast<const std::byte*>(strip), DType::kF32, count,
-                                weight.cols};
-          HWY_DYNAMIC_DISPATCH(linear_any)
-          (x, part, 0, count, accumulate, out.data() + n, weight.rows);
-        }
-      });
+  const auto part = [&](int64_t begin, int64_t end, int worker) {
+    if (in_strips) {
+      linear_strips(strips.data() + static_cast<size_t>(worker) * strip_size, x, weight, begin, end,
+                    accumulate, out.data());
+    } else {
+      HWY_DYNAMIC_DISPATCH(linear_any)
+      (x, weight, begin, end, accumulate, out.data(), weight.rows);
+    }
+  };
+  ctx.pool().parallel_for(weight.rows, linear_grain(weight), part);
 }
 
 }  // namespace freekv::cpu

@@ -18,7 +18,8 @@ HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
 // quantize_activations(), and the sums of every 16 numbers.
-void quantize_row(const float* x, size_t n, size_t block, int8_t* q, float* scales, int16_t* sums) {
+void quantize_activation_row(const float* x, size_t n, size_t block, int8_t* q, float* scales,
+                             int16_t* sums) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::RebindToSigned<decltype(d)> di;
@@ -124,7 +125,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace freekv::cpu {
 
-HWY_EXPORT(quantize_row);
+HWY_EXPORT(quantize_activation_row);
 HWY_EXPORT(linear_range);
 
 namespace {
@@ -170,7 +171,7 @@ void QuantizedRows::assign(ExecutionContext& ctx, View<const float, 2> x, int64_
   ctx.pool().parallel_for(rows_, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       const ActivationRow to = row(t);
-      HWY_DYNAMIC_DISPATCH(quantize_row)
+      HWY_DYNAMIC_DISPATCH(quantize_activation_row)
       (x[t].data(), static_cast<size_t>(cols), static_cast<size_t>(block), to.q, to.scales,
        to.sums);
     }
