@@ -1,7 +1,6 @@
 #include "policies/blocking_recall.hpp"
 
 #include <algorithm>
-#include <chrono>
 
 namespace freekv {
 
@@ -11,15 +10,7 @@ void recall_row(LayerStep& step, const StepRow& row, BlockingState& state, const
   const auto misses = layer.make_resident(row.head, state.selected(step.layer, row.head),
                                           state.move_room(row.head), worth);
   state.set_moves(row.head, misses.size());
-  state.recall_ns(row.head) = 0;
-  if (!misses.empty()) {
-    const auto begin = std::chrono::steady_clock::now();
-    bring(row.head, misses);
-    state.recall_ns(row.head) =
-        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                  std::chrono::steady_clock::now() - begin)
-                                  .count());
-  }
+  state.recall_ns(row.head) = misses.empty() ? 0 : time_of([&] { bring(row.head, misses); });
   set_sparse_row(step, row, state);
 }
 

@@ -83,6 +83,15 @@ void for_query_blocks(
   });
 }
 
+void add_prompt_mass(const PromptQueries& queries) {
+  if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
+  KeepingState& state = state_of(queries.sequence);
+  for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
+                                std::span<float> scratch) {
+    add_page_mass(row, block, queries.scale, scratch, state.mass(queries.layer, head));
+  });
+}
+
 void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence) {
   SequenceCache& cache = sequence.cache;
   KeepingState& state = state_of(sequence);

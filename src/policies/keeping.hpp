@@ -43,6 +43,9 @@ void for_query_blocks(const PromptQueries& queries,
                                        std::span<float> scratch)>
                           body);
 
+/// Adds the attention of a prompt's queries to KeepingState::mass of the pages it went to.
+void add_prompt_mass(const PromptQueries& queries);
+
 /// After a prompt: within the budget each head keeps the pages that stand in its slots, past it the
 /// candidates of most mass, which are copied there.
 void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence);

@@ -342,15 +342,18 @@ RecallMechanism parse_recall(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "recall is '{}', must be one of gather, streamed", name);
 }
 
+uint64_t time_of(FunctionRef<void()> body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  const auto taken = std::chrono::steady_clock::now() - begin;
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(taken).count());
+}
+
 uint64_t recall_blocking(const LayerStep& step, const StepRow& row,
                          std::span<const PageMove> moves) {
   if (moves.empty()) return 0;
-  const auto begin = std::chrono::steady_clock::now();
   SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
-  cache.layer(step.layer).recall_now(row.head, moves);
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
-          .count());
+  return time_of([&] { cache.layer(step.layer).recall_now(row.head, moves); });
 }
 
 void set_dense_rows(LayerStep& step, int sequence) {

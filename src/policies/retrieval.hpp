@@ -112,6 +112,8 @@ double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int3
 
 /// "gather" or "streamed"; throws Error(kInvalidArgument) for anything else.
 RecallMechanism parse_recall(const std::string& name);
+/// The nanoseconds that a call of body() takes.
+uint64_t time_of(FunctionRef<void()> body);
 /// Recalls the row's misses while attention waits, and returns the nanoseconds that took. On the
 /// worker that planned them: they are few, and handing them to another thread would take longer
 /// than copying them.

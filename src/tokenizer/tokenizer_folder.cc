@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/check.hpp"
+#include "io/json.hpp"
 #include "io/mapped_file.hpp"
 #include "io/quote.hpp"
 #include "tokenizer/folder_spec.hpp"
@@ -36,7 +37,7 @@ class SideFile {
     const std::optional<MappedFile> file = open_if_there(folder, name);
     if (!file) return;
     path_ = file->path();
-    document_ = parse_small_json(text_of(*file), path_);
+    document_ = parse_json(text_of(*file), path_);
     if (!document_.is_object()) root().refuse(ErrorCode::kParse, "must be an object");
   }
   SideFile(const SideFile&) = delete;

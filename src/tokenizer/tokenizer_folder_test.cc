@@ -145,7 +145,7 @@ TEST(TokenizerFolder, ErrorsNameTheFile) {
   refused("tokenizer_config.json", R"({"chat_template": 1})",
           "chat_template is 1, must be a string");
   refused("tokenizer_config.json", R"(["eos_token"])", "the document is an array of 1");
-  refused("special_tokens_map.json", "{", "is not JSON: unexpected input at byte");
+  refused("special_tokens_map.json", "{", "is no JSON at byte");
   const Result<Tokenizer> none = Tokenizer::from_folder(folder.path() + "/none");
   ASSERT_FALSE(none.ok());
   EXPECT_EQ(none.error().code(), ErrorCode::kNotFound);

@@ -12,9 +12,8 @@ using nlohmann::json;
 // Called by the parser for every value in the order of the file.
 class TokenizerJsonReader : public nlohmann::json_sax<json> {
  public:
-  // Without `lists` everything goes to the tree.
-  TokenizerJsonReader(size_t file_bytes, TokenizerLists* lists)
-      : lists_(lists), values_left_(kFreeValues + file_bytes / kBytesPerValue) {}
+  TokenizerJsonReader(size_t file_bytes, TokenizerLists& lists)
+      : lists_(&lists), values_left_(kFreeValues + file_bytes / kBytesPerValue) {}
 
   json root;
 
@@ -84,7 +83,7 @@ class TokenizerJsonReader : public nlohmann::json_sax<json> {
 
   // Whether the value that follows is this list of the model.
   bool at_list(std::string_view name) const {
-    return lists_ != nullptr && open_.size() == 2 && in_model_ && key_ == name;
+    return open_.size() == 2 && in_model_ && key_ == name;
   }
 
   bool value(json v) {
@@ -171,9 +170,7 @@ class TokenizerJsonReader : public nlohmann::json_sax<json> {
   std::vector<json*> open_;  // containers of the tree around the current value
 };
 
-namespace {
-
-json parse(std::string_view bytes, const std::string& name, TokenizerLists* lists) {
+json parse_tokenizer_json(std::string_view bytes, const std::string& name, TokenizerLists& lists) {
   TokenizerJsonReader reader(bytes.size(), lists);
   try {
     json::sax_parse(bytes.begin(), bytes.end(), &reader);
@@ -181,16 +178,6 @@ json parse(std::string_view bytes, const std::string& name, TokenizerLists* list
     throw Error(error.code(), error.message(), name);
   }
   return std::move(reader.root);
-}
-
-}  // namespace
-
-json parse_small_json(std::string_view bytes, const std::string& name) {
-  return parse(bytes, name, nullptr);
-}
-
-json parse_tokenizer_json(std::string_view bytes, const std::string& name, TokenizerLists& lists) {
-  return parse(bytes, name, &lists);
 }
 
 }  // namespace freekv

@@ -1,4 +1,4 @@
-// The JSON files beside a checkpoint, read without trusting them.
+// The tokenizer.json of a checkpoint, read without trusting it.
 //
 // Memory stays within a small multiple of the file's size: the vocabulary and the merges, which are
 // most of a tokenizer.json, become flat lists, and of the rest a document tree is built whose
@@ -17,10 +17,6 @@ namespace freekv {
 
 /// Values nested deeper than this are refused.
 inline constexpr int kMaxJsonDepth = 32;
-
-/// Throws Error: kParse with `name` as where() for bytes that are not JSON, for deep nesting, and
-/// for more values than a file of this size may have.
-nlohmann::json parse_small_json(std::string_view bytes, const std::string& name);
 
 /// The lists of a tokenizer.json.
 class TokenizerLists {
@@ -63,8 +59,9 @@ class TokenizerLists {
 };
 
 /// Parses a tokenizer.json: "model"."vocab" and "model"."merges" go to `lists`, everything else is
-/// returned. Throws as above, and Error(kParse) for a vocabulary that is no object of numbers and
-/// for merges that are neither strings nor pairs of strings.
+/// returned. Throws Error(kParse) with `name` as where() for bytes that are not JSON, deep nesting,
+/// more values than a file of this size may have, a vocabulary that is no object of numbers and
+/// merges that are neither strings nor pairs of strings.
 nlohmann::json parse_tokenizer_json(std::string_view bytes, const std::string& name,
                                     TokenizerLists& lists);
 

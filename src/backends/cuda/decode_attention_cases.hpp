@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backends/cuda/decode_attention.hpp"
+#include "backends/cuda/test_arrays.hpp"
 #include "backends/op_cases.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -16,14 +17,10 @@ namespace freekv::cuda::decode_cases {
 
 inline DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
 
+/// Never null, also for no values.
 template <typename T>
 DeviceBuffer upload(const std::vector<T>& values) {
-  DeviceBuffer buffer = device_array<T>(std::max<size_t>(values.size(), 1));
-  if (values.empty()) return buffer;
-  check_cuda(
-      cudaMemcpy(buffer.data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
-      "upload");
-  return buffer;
+  return values.empty() ? device_array<T>(1) : to_device(values);
 }
 
 /// A sequence in one layer: T, whether the layer holds a budget only, and whether the rows attend

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backends/cuda/layout.hpp"
+#include "backends/cuda/test_arrays.hpp"
 #include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda::cases {
@@ -20,30 +21,6 @@ namespace freekv::cuda::cases {
 using Values = std::vector<uint16_t>;
 
 inline constexpr uint16_t kPoison = 0xffff;  // NaN in both types
-
-/// Copies to device memory; done when it returns, for streams that wait for no other too.
-template <typename T>
-void upload(const DeviceBuffer& to, const std::vector<T>& from) {
-  if (from.empty()) return;
-  check_cuda(cudaMemcpy(to.data(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice),
-             "upload");
-  check_cuda(cudaDeviceSynchronize(), "upload");
-}
-
-template <typename T>
-DeviceBuffer on_device(const std::vector<T>& values) {
-  DeviceBuffer result = device_array<T>(values.size());
-  upload(result, values);
-  return result;
-}
-
-inline Values from_device(const DeviceBuffer& from) {
-  Values result(from.bytes() / sizeof(uint16_t));
-  if (result.empty()) return result;
-  check_cuda(cudaMemcpy(result.data(), from.data(), from.bytes(), cudaMemcpyDeviceToHost),
-             "download");
-  return result;
-}
 
 /// Any bits: NaN, infinities and subnormals with the rest.
 inline void fill_random(Values& values, uint32_t seed) {
@@ -101,8 +78,8 @@ class World {
     device_fast_ = device_array<uint16_t>(fast.size());
     device_sketch_ = device_array<uint16_t>(sketch.size());
     host_slow_ = PinnedBuffer(slow.size() * sizeof(uint16_t), 4);
-    sequence_ = on_device(sizes_.order);
-    layers_ = on_device(table());
+    sequence_ = to_device(sizes_.order);
+    layers_ = to_device(table());
     tokens_ = device_array<int64_t>(sizes_.max_pages.size());
   }
 
@@ -112,14 +89,14 @@ class World {
 
   /// Brings the model to the device.
   void send() {
-    upload(device_fast_, fast);
-    upload(device_sketch_, sketch);
+    copy_to_device(fast, device_fast_.data());
+    copy_to_device(sketch, device_sketch_.data());
     if (!slow.empty()) std::memcpy(host_slow_.data(), slow.data(), slow.size() * sizeof(uint16_t));
   }
-  void set_tokens(const std::vector<int64_t>& tokens) { upload(tokens_, tokens); }
+  void set_tokens(const std::vector<int64_t>& tokens) { copy_to_device(tokens, tokens_.data()); }
 
-  Values device_fast() const { return from_device(device_fast_); }
-  Values device_sketch() const { return from_device(device_sketch_); }
+  Values device_fast() const { return to_host<uint16_t>(device_fast_); }
+  Values device_sketch() const { return to_host<uint16_t>(device_sketch_); }
   Values device_slow() const {
     Values result(slow.size());
     if (!slow.empty()) {

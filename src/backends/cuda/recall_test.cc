@@ -117,7 +117,7 @@ GatherParams gather_params(const World& world, const DeviceBuffer& moves,
 // From poisoned slots, by both mechanisms.
 void expect_gathered(World& world, const std::vector<int32_t>& counts, int32_t ctas) {
   const Moves moves(world, counts, 7);
-  const DeviceBuffer list = cases::on_device(moves.list), number = cases::on_device(moves.counts);
+  const DeviceBuffer list = to_device(moves.list), number = to_device(moves.counts);
   const Stream stream;
   for (const Mechanism& mechanism : kMechanisms) {
     SCOPED_TRACE(std::string(mechanism.name) + " by " + std::to_string(ctas) + " CTAs");
@@ -213,15 +213,15 @@ TEST(Gather, OneGraphServesEveryList) {
     fill(world, 5);
     world.send();
     const Moves none(world, repeated({0}, world.rows()), 1);
-    const DeviceBuffer list = cases::on_device(none.list), counts = cases::on_device(none.counts);
+    const DeviceBuffer list = to_device(none.list), counts = to_device(none.counts);
     const Stream stream;
     const GatherParams params = gather_params(world, list, counts, 8);
     const Graph graph = Graph::capture(stream, [&] { mechanism.run(params, stream); });
     for (const std::vector<int32_t>& cycle :
          {std::vector<int32_t>{0}, {1, 0}, {5}, {2, 0, 5}, {0, 0, 0, 1}}) {
       const Moves moves(world, repeated(cycle, world.rows()), 10 + static_cast<uint32_t>(cycle[0]));
-      cases::upload(list, moves.list);
-      cases::upload(counts, moves.counts);
+      copy_to_device(moves.list, list.data());
+      copy_to_device(moves.counts, counts.data());
       graph.launch(stream);
       stream.synchronize();
       move_in_model(world, moves);
@@ -277,8 +277,8 @@ TEST(ConvertPages, WritesExactlyTheSlotsOfTheMoves) {
       const Moves moves(world, repeated({count}, world.rows()), 20 + static_cast<uint32_t>(count));
       const auto row = moves.list.begin() + ptrdiff_t{head} * k;
       const std::vector<Move> list(row, row + count);
-      const DeviceBuffer device_list = cases::on_device(list);
-      const DeviceBuffer staging = cases::on_device(staged(world, sequence, head, list));
+      const DeviceBuffer device_list = to_device(list);
+      const DeviceBuffer staging = to_device(staged(world, sequence, head, list));
       convert_pages({.kv = kv,
                      .map = world.sizes().map,
                      .layer = world.device_layer(sequence, kLayer),

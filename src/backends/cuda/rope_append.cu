@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
+#include "backends/cuda/head_page.hpp"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -239,24 +239,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1) rope_append_kernel(RopeAppendP
   if (thread == 0 && step.retrieving) *step.layer.started = 1;
 }
 
-template <typename Launch>
-void dispatch_head_dim(int head_dim, Launch&& launch) {
-  switch (head_dim) {
-    case 64:
-      return launch(std::integral_constant<int, 64>{});
-    case 80:
-      return launch(std::integral_constant<int, 80>{});
-    case 96:
-      return launch(std::integral_constant<int, 96>{});
-    case 128:
-      return launch(std::integral_constant<int, 128>{});
-    case 256:
-      return launch(std::integral_constant<int, 256>{});
-    default:
-      fail(ErrorCode::kInvalidArgument, "head_dim is {}, must be 64, 80, 96, 128 or 256", head_dim);
-  }
-}
-
 void check(const RopeAppendParams& p) {
   check_argument(p.batch.n >= 0, "n is {}, must be at least 0", p.batch.n);
   check_argument(p.layer >= 0 && p.layer < p.batch.layer_count, "layer is {}, must be below {}",
@@ -276,7 +258,7 @@ void rope_append(const RopeAppendParams& params, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(params.batch.n);
   const int heads = params.kv.query_heads() + 2 * params.kv.kv_heads;
   const int threads = std::min(heads * kWarp, kMaxThreads);
-  dispatch_head_dim(params.kv.head_dim, [&](auto dim) {
+  with_head_dim(params.kv.head_dim, [&](auto dim) {
     if (params.kv.type == KvType::kBF16) {
       rope_append_kernel<dim.value, __nv_bfloat16><<<blocks, threads, 0, stream>>>(params);
     } else {

@@ -8,6 +8,7 @@
 
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
+#include "backends/cuda/test_arrays.hpp"
 #include "backends/op_cases.hpp"
 #include "core/dtype.hpp"
 #include "device/cuda/runtime.hpp"
@@ -18,26 +19,6 @@ namespace {
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
-template <typename T>
-DeviceBuffer upload(const std::vector<T>& values) {
-  DeviceBuffer buffer(values.size() * sizeof(T));
-  if (!values.empty()) {
-    check_cuda(cudaMemcpy(buffer.data(), values.data(), buffer.bytes(), cudaMemcpyHostToDevice),
-               "upload");
-  }
-  return buffer;
-}
-
-template <typename T>
-std::vector<T> download(const void* from, size_t count) {
-  std::vector<T> values(count);
-  if (count > 0) {
-    check_cuda(cudaMemcpy(values.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost),
-               "download");
-  }
-  return values;
-}
 
 // Random values in the KV type; `special` puts in zeros of both signs and NaN.
 std::vector<uint16_t> random_kv(KvType type, int64_t count, uint32_t seed, bool special = false) {
@@ -112,13 +93,13 @@ void check_sketches(const KvGeometry& kv, bool budgeted, int first, int count) {
   const std::vector<uint16_t> values = random_kv(kv.type, kMaxPages * kv.slot(), 11, true);
   const std::vector<uint16_t> poison(
       static_cast<size_t>(kv.kv_heads) * kMaxPages * 2 * static_cast<size_t>(kv.head_dim), 0xffff);
-  const DeviceBuffer sketch = upload(poison);
+  const DeviceBuffer sketch = to_device(poison);
   PinnedBuffer slow(budgeted ? values.size() * 2 : 0, 1);
   DeviceBuffer fast;
   if (budgeted) {
     std::memcpy(slow.data(), values.data(), values.size() * 2);
   } else {
-    fast = upload(values);
+    fast = to_device(values);
   }
   SketchPagesParams params;
   params.kv = kv;
@@ -133,7 +114,7 @@ void check_sketches(const KvGeometry& kv, bool budgeted, int first, int count) {
   sketch_pages(params, stream);
   stream.synchronize();
 
-  const auto actual = download<uint16_t>(sketch.data(), poison.size());
+  const auto actual = to_host<uint16_t>(sketch);
   for (int head = 0; head < kv.kv_heads; ++head) {
     for (int page = 0; page < kMaxPages; ++page) {
       if (page >= first && page < first + count) {
@@ -211,14 +192,14 @@ class ScoreCase {
   void run() {
     std::vector<DeviceBuffer> sketches;
     for (size_t b = 0; b < candidates_.size(); ++b) {
-      sketches.push_back(upload(sketch_[b]));
+      sketches.push_back(to_device(sketch_[b]));
       layers_[static_cast<size_t>(sequence_[b]) * 2 + 1].sketch = sketches.back().data();
     }
-    const DeviceBuffer sequence = upload(sequence_), tokens = upload(tokens_),
-                       layers = upload(layers_), q = upload(q_), mode = upload(mode_);
+    const DeviceBuffer sequence = to_device(sequence_), tokens = to_device(tokens_),
+                       layers = to_device(layers_), q = to_device(q_), mode = to_device(mode_);
     const auto n = static_cast<int32_t>(candidates_.size());
     const size_t bytes = select_scratch(kv_, n, params_.max_candidates);
-    const DeviceBuffer scratch = upload(std::vector<float>(bytes / sizeof(float), kNaN));
+    const DeviceBuffer scratch = to_device(std::vector<float>(bytes / sizeof(float), kNaN));
     params_.batch = {n, 2, sequence.as<int32_t>(), tokens.as<int64_t>(),
                      layers.as<SequenceLayer>()};
     params_.q = q.as<float>();
@@ -227,7 +208,7 @@ class ScoreCase {
     const Stream stream;
     score_pages(params_, stream);
     stream.synchronize();
-    memory_ = download<float>(scratch.data(), bytes / sizeof(float));
+    memory_ = to_host<float>(scratch);
     params_.scratch = memory_.data();
   }
 

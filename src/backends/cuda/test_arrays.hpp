@@ -10,10 +10,13 @@
 
 namespace freekv::cuda {
 
+/// Done when it returns, for streams that wait for no other too.
 template <typename T>
 void copy_to_device(const std::vector<T>& values, void* to) {
+  if (values.empty()) return;
   check_cuda(cudaMemcpy(to, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
              "to the device");
+  check_cuda(cudaDeviceSynchronize(), "to the device");
 }
 
 template <typename T>
@@ -26,6 +29,7 @@ DeviceBuffer to_device(const std::vector<T>& values) {
 template <typename T>
 std::vector<T> to_host(const DeviceBuffer& buffer) {
   std::vector<T> values(buffer.bytes() / sizeof(T));
+  if (values.empty()) return values;
   check_cuda(
       cudaMemcpy(values.data(), buffer.data(), values.size() * sizeof(T), cudaMemcpyDeviceToHost),
       "to the host");

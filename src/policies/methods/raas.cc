@@ -39,14 +39,7 @@ class RaasPolicy final : public Policy {
     return std::make_unique<RaasState>(config, needs_);
   }
 
-  void on_queries(const PromptQueries& queries) override {
-    if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
-    auto& state = static_cast<RaasState&>(queries.sequence.state);
-    for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
-                                  std::span<float> scratch) {
-      add_page_mass(row, block, queries.scale, scratch, state.mass(queries.layer, head));
-    });
-  }
+  void on_queries(const PromptQueries& queries) override { add_prompt_mass(queries); }
 
   void on_prefill(ExecutionContext& ctx, Backend& backend,
                   const PolicySequence& sequence) override {
