@@ -113,19 +113,32 @@ HWY_INLINE void score_block(const SignedQueries<kHeads>& q, const std::byte* hi,
   for (size_t e = 0; e < dim; ++e) {
     // A block can be a page of memory, at whose end the hardware's prefetcher stops.
     for (size_t at = 0; at < kRow; at += 64) hwy::Prefetch(next + e * kRow + at);
-    HWY_UNROLL(16)
+    // All vectors of pages with one query's value before the next value is read: the reads of
+    // values would cost more than the products otherwise.
+    VF upper[kVectors];
     for (size_t i = 0; i < kVectors; ++i) {
-      const VF upper = Block<kType>(hi, 0).load(d, e * kPages + i * kLanes);
-      HWY_UNROLL(8)
-      for (size_t g = 0; g < kHeads; ++g) {
-        sums[g][i][0] = hn::MulAdd(hn::Set(d, q.positive[e * kHeads + g]), upper, sums[g][i][0]);
+      upper[i] = Block<kType>(hi, 0).load(d, e * kPages + i * kLanes);
+    }
+    HWY_UNROLL(8)
+    for (size_t g = 0; g < kHeads; ++g) {
+      const VF value = hn::Set(d, q.positive[e * kHeads + g]);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kVectors; ++i) {
+        sums[g][i][0] = hn::MulAdd(value, upper[i], sums[g][i][0]);
       }
-      if constexpr (kBounds == 1) continue;
-      const VF lower = Block<kType>(lo, 0).load(d, e * kPages + i * kLanes);
-      HWY_UNROLL(8)
-      for (size_t g = 0; g < kHeads; ++g) {
+    }
+    if constexpr (kBounds == 1) continue;
+    VF lower[kVectors];
+    for (size_t i = 0; i < kVectors; ++i) {
+      lower[i] = Block<kType>(lo, 0).load(d, e * kPages + i * kLanes);
+    }
+    HWY_UNROLL(8)
+    for (size_t g = 0; g < kHeads; ++g) {
+      const VF value = hn::Set(d, q.negative[e * kHeads + g]);
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kVectors; ++i) {
         VF& other = sums[g][i][kChains - 1];
-        other = hn::MulAdd(hn::Set(d, q.negative[e * kHeads + g]), lower, other);
+        other = hn::MulAdd(value, lower[i], other);
       }
     }
   }
