@@ -1,3 +1,4 @@
+// choose_pages() of selection.hpp: pooling, top-k and the choice of slots.
 #include <algorithm>
 #include <bit>
 #include <cmath>

@@ -1,3 +1,4 @@
+// convert_pages() of recall.hpp: head pages from a staging buffer into slots.
 #include <cuda_runtime.h>
 
 #include "backends/cuda/head_page.hpp"

@@ -1,3 +1,4 @@
+// The kernels of decode_attention() for bf16: a file per type, since they compile for long.
 #include "backends/cuda/decode_attention_launch.cuh"
 
 namespace freekv::cuda::decode {

@@ -1,3 +1,4 @@
+// score_pages() of selection.hpp: queries against page sketches, and partial softmaxes.
 #include <cmath>
 #include <type_traits>
 

@@ -1,3 +1,4 @@
+// sketch_pages() of selection.hpp: minmax sketches of complete pages.
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/sketch_values.cuh"
 #include "core/check.hpp"

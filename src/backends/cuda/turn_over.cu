@@ -1,3 +1,4 @@
+// turn_over() of recall.hpp: pages that filled go to the slow tier and are sketched.
 #include <cuda_runtime.h>
 
 #include "backends/cuda/head_page.hpp"

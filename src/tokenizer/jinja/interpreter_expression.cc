@@ -1,3 +1,4 @@
+// The interpreter's half that evaluates expressions.
 #include "core/check.hpp"
 #include "io/quote.hpp"
 #include "tokenizer/jinja/interpreter.hpp"

@@ -1,3 +1,4 @@
+// The parser's half that reads expressions.
 #include "io/quote.hpp"
 #include "tokenizer/jinja/parser.hpp"
 
