@@ -90,9 +90,10 @@ class SyntheticModel {
     for (size_t i = 0; i < host.size(); ++i) {
       host[i] = std::pow(named.rope_base, -2.0f * static_cast<float>(i) / static_cast<float>(dim));
     }
-    check_cuda(
-        cudaMemcpy(frequencies, host.data(), host.size() * sizeof(float), cudaMemcpyHostToDevice),
-        "the frequencies");
+    check_cuda(cudaMemcpyAsync(frequencies, host.data(), host.size() * sizeof(float),
+                               cudaMemcpyHostToDevice, stream),
+               "the frequencies");
+    check_cuda(cudaStreamSynchronize(stream), "the weights");
     auto* at = values_.as<uint16_t>();
     const auto take = [&](size_t count) { return std::exchange(at, at + count); };
     weights_.logits = weights_.embedding = take(head);
@@ -156,8 +157,9 @@ void fill_cache(Decoder& decoder, const DecoderShape& shape, int32_t sequence, i
   for (int32_t l = 0; l < shape.layers; ++l) {
     const SequenceLayer& layer = decoder.layer(sequence, l);
     const int64_t pages = (tokens + shape.kv.page - 1) / shape.kv.page;
-    fill_random(shape.kv.type, layer.budgeted ? layer.slow : layer.fast, pages * shape.kv.slot(),
-                static_cast<uint64_t>(1 + sequence * shape.layers + l), 1.0f, decoder.stream());
+    fill_random_pages(shape.kv, !layer.budgeted, layer.budgeted ? layer.slow : layer.fast, pages,
+                      static_cast<uint64_t>(1 + sequence * shape.layers + l), 1.0f,
+                      decoder.stream());
   }
   decoder.begin(sequence, tokens);
 }

@@ -296,11 +296,12 @@ int32_t Decoder::open(int64_t context) {
   *free = std::make_unique<SequenceMemory>(impl_->shape, impl_->rule, impl_->map, context,
                                            impl_->limits.host_threads);
   const auto layers = static_cast<size_t>(impl_->shape.layers);
-  impl_->main.synchronize();  // no step under way reads the table
-  check_cuda(
-      cudaMemcpy(impl_->sequence_table.as<SequenceLayer>() + static_cast<size_t>(index) * layers,
-                 (*free)->layers().data(), layers * sizeof(SequenceLayer), cudaMemcpyHostToDevice),
-      "the table of sequences");
+  check_cuda(cudaMemcpyAsync(
+                 impl_->sequence_table.as<SequenceLayer>() + static_cast<size_t>(index) * layers,
+                 (*free)->layers().data(), layers * sizeof(SequenceLayer), cudaMemcpyHostToDevice,
+                 impl_->main),
+             "the table of sequences");
+  impl_->main.synchronize();
   return index;
 }
 

@@ -22,6 +22,7 @@ struct DecoderShape {
   int32_t vocab = 0;   // V
   float norm_eps = 1e-5f;
   Rope rope = Rope::kInterleaved;
+  float rope_scale = 1;  // multiplies cos and sin (YaRN's attention factor)
   KvGeometry kv;
 };
 
@@ -30,7 +31,10 @@ struct DecoderLayer {
   const float* attention_norm = nullptr;  // [D]
   const void* qkv = nullptr;              // [(H + 2M) d, D]
   const float* qkv_bias = nullptr;        // [(H + 2M) d], or null
+  const float* q_norm = nullptr;          // [d], RMS norm of each head's query, or null
+  const float* k_norm = nullptr;          // [d], or null
   const void* output = nullptr;           // [D, H d]
+  const float* output_bias = nullptr;     // [D], or null
   const float* ffn_norm = nullptr;        // [D]
   const void* gate_up = nullptr;          // [2F, D], the gates in front
   const void* down = nullptr;             // [D, F]

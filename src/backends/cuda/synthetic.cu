@@ -23,11 +23,27 @@ __device__ uint64_t mixed(uint64_t x) {
 __device__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
 __device__ void store(__half* to, float value) { *to = __float2half_rn(value); }
 
-template <typename T>
-__global__ void fill_random_kernel(T* values, int64_t count, uint64_t seed, float scale) {
+struct InOrder {
+  __device__ int64_t operator()(int64_t i) const { return i; }
+};
+
+// Where the value at i of [slot][K|V][p][M][d] stands in [page][M][K|V][p][d].
+struct HeadMajorOf {
+  KvGeometry kv;
+  __device__ int64_t operator()(int64_t i) const {
+    const int64_t e = i % kv.head_dim, row = i / kv.head_dim;
+    const int64_t head = row % kv.kv_heads, token = row / kv.kv_heads % kv.page;
+    const int64_t half = row / kv.kv_heads / kv.page % 2, page = i / kv.slot();
+    return page * kv.slot() + head * kv.head_page() + (half * kv.page + token) * kv.head_dim + e;
+  }
+};
+
+template <typename T, typename Place>
+__global__ void fill_random_kernel(T* values, int64_t count, uint64_t seed, float scale,
+                                   Place place) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    const auto bits = static_cast<uint32_t>(mixed(seed * 0x100000001b3ull + i) >> 40);
+    const auto bits = static_cast<uint32_t>(mixed(seed * 0x100000001b3ull + place(i)) >> 40);
     store(values + i, scale * (static_cast<float>(bits) * 0x1p-23f - 1.0f));
   }
 }
@@ -64,20 +80,36 @@ unsigned grid_for(int64_t count, int64_t per_block) {
   return static_cast<unsigned>(std::clamp<int64_t>((count + per_block - 1) / per_block, 1, 4096));
 }
 
-}  // namespace
-
-void fill_random(KvType type, void* values, int64_t count, uint64_t seed, float scale,
-                 cudaStream_t stream) {
+template <typename Place>
+void fill(KvType type, void* values, int64_t count, uint64_t seed, float scale, Place place,
+          cudaStream_t stream) {
   if (count <= 0) return;
   const unsigned grid = grid_for(count, kThreads);
   if (type == KvType::kBF16) {
     fill_random_kernel<<<grid, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(values), count,
-                                                      seed, scale);
+                                                      seed, scale, place);
   } else {
     fill_random_kernel<<<grid, kThreads, 0, stream>>>(static_cast<__half*>(values), count, seed,
-                                                      scale);
+                                                      scale, place);
   }
   check_cuda(cudaGetLastError(), "fill_random");
+}
+
+}  // namespace
+
+void fill_random(KvType type, void* values, int64_t count, uint64_t seed, float scale,
+                 cudaStream_t stream) {
+  fill(type, values, count, seed, scale, InOrder{}, stream);
+}
+
+void fill_random_pages(const KvGeometry& kv, bool token_major, void* values, int64_t pages,
+                       uint64_t seed, float scale, cudaStream_t stream) {
+  const int64_t count = pages * kv.slot();
+  if (token_major) {
+    fill(kv.type, values, count, seed, scale, HeadMajorOf{kv}, stream);
+  } else {
+    fill(kv.type, values, count, seed, scale, InOrder{}, stream);
+  }
 }
 
 void fill_constant(float* values, int64_t count, float value, cudaStream_t stream) {

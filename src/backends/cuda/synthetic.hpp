@@ -15,6 +15,10 @@ namespace freekv::cuda {
 /// memory by its device address.
 void fill_random(KvType type, void* values, int64_t count, uint64_t seed, float scale,
                  cudaStream_t stream);
+/// The same values for `pages` pages of all heads, wherever they stand: in the slow tier's layout
+/// (HND), or, if `token_major`, in the fast tier's (NHD).
+void fill_random_pages(const KvGeometry& kv, bool token_major, void* values, int64_t pages,
+                       uint64_t seed, float scale, cudaStream_t stream);
 void fill_constant(float* values, int64_t count, float value, cudaStream_t stream);
 
 /// Reads `bytes` (a multiple of 16) once, as fast as the device can; `sink` takes one word.

@@ -51,6 +51,7 @@ void sketch_page(World& world, int sequence, int layer, int head, int32_t page, 
     float hi = std::numeric_limits<float>::quiet_NaN(), lo = hi;
     for (int token = 0; token < kv.page; ++token) {
       const float key = load(world, fast, kv.fast_key(slot, token, head) + e);
+      if (std::isnan(key)) continue;  // fmax() would turn a signalling one into the result
       hi = std::fmax(hi, key);
       lo = std::fmin(lo, key);
     }

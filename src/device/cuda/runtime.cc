@@ -54,7 +54,13 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
     check_cuda(status, "cudaMalloc");
   }
   data_ = static_cast<std::byte*>(data);
-  check_cuda(cudaMemset(data_, 0, bytes), "cudaMemset");
+  // In the default stream, which no stream of ours waits for.
+  cudaError_t status = cudaMemset(data_, 0, bytes);
+  if (status == cudaSuccess) status = cudaStreamSynchronize(cudaStreamLegacy);
+  if (status != cudaSuccess) {
+    (void)cudaFree(std::exchange(data_, nullptr));
+    check_cuda(status, "zeroing device memory");
+  }
 }
 
 DeviceBuffer::~DeviceBuffer() {
