@@ -4,6 +4,7 @@
 
 #include "backends/cuda/recall.hpp"
 #include "core/check.hpp"
+#include "device/cuda/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {
@@ -83,6 +84,8 @@ SequenceMemory::SequenceMemory(const DecoderShape& shape, const RetrievalRule& r
                                const PageMap& map, int64_t context, int threads)
     : shape_(shape), map_(map), context_(context) {
   const Decoder::Footprint size = footprint(shape, rule, map, context);
+  // Before the device's: what is refused must cost nothing.
+  check_host_memory(size.slow, host_memory());
   device_ = DeviceBuffer(size.fast + size.sketch + size.tables);
   if (size.slow > 0) host_ = PinnedBuffer(size.slow, threads);
   Places places{Parts(device_.data()), Parts(device_.data() + size.fast),
