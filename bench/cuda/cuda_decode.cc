@@ -118,6 +118,8 @@ int main(int argc, char** argv) {
                  "share of the selected pages that are new; negative: by score")
       ->capture_default_str();
   app.add_option("--ctas", options.ctas, "CTAs of a gather")->capture_default_str();
+  app.add_option("--fetch", options.fetch, "MiB of weights fetched into L2 beside attention")
+      ->capture_default_str();
   app.add_option("--steps", options.steps, "steps in each of three rounds")->capture_default_str();
   app.add_option("--mechanism", options.mechanism, "gather, streamed or per-page")
       ->capture_default_str();

@@ -85,11 +85,21 @@ double share(unsigned long long part, unsigned long long whole) {
 }  // namespace
 
 nlohmann::json to_json(const Options& o) {
-  return {{"shape", o.shape},     {"budget", o.budget},       {"sink", o.sink},
-          {"window", o.window},   {"page", o.page},           {"resident", o.resident},
-          {"drift", o.drift},     {"churn", o.churn},         {"ctas", o.ctas},
-          {"steps", o.steps},     {"mechanism", o.mechanism}, {"host_layout", o.host_layout},
-          {"graph", !o.no_graph}, {"staging", o.staging}};
+  return {{"shape", o.shape},
+          {"budget", o.budget},
+          {"sink", o.sink},
+          {"window", o.window},
+          {"page", o.page},
+          {"resident", o.resident},
+          {"drift", o.drift},
+          {"churn", o.churn},
+          {"ctas", o.ctas},
+          {"steps", o.steps},
+          {"fetch", o.fetch},
+          {"mechanism", o.mechanism},
+          {"host_layout", o.host_layout},
+          {"graph", !o.no_graph},
+          {"staging", o.staging}};
 }
 
 void check_output(const Subject& subject, const Options& options) {
@@ -100,7 +110,7 @@ void check_output(const Subject& subject, const Options& options) {
     // One page more than the budget may hold, so that the layers are built to retrieve.
     const int64_t room = options.budget + 4 * options.page;
     Decoder decoder(shape, subject.model.weights(), rule_of(policy, options),
-                    map_of(shape, options, room), {1, room, options.threads});
+                    map_of(shape, options, room), {1, room, options.threads, size_t{1} << 20});
     const int32_t sequence = decoder.open(room);
     fill_cache(decoder, shape, sequence, context - 8);
     for (int32_t i = 0; i < 8; ++i) decoder.step({{sequence}}, {{7 + i}});
@@ -124,7 +134,8 @@ nlohmann::json measure(const Subject& subject, const Options& options, const std
   const DecoderShape& shape = subject.named.shape;
   const int64_t room = context + 4 * options.steps + 64;
   Decoder decoder(shape, subject.model.weights(), rule_of(policy, options),
-                  map_of(shape, options, room), {batch, room, options.threads});
+                  map_of(shape, options, room),
+                  {batch, room, options.threads, static_cast<size_t>(options.fetch) << 20});
   const Decoder::Footprint size = decoder.footprint(room);
   const auto n = static_cast<size_t>(batch);
   fmt::print(stderr, "{} {} x {}: {} MiB fast, {} MiB host, {} MiB sketches\n", policy, context,

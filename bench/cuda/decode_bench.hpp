@@ -25,6 +25,7 @@ struct Options {
   int steps = 64;
   int warmup = 8;  // the first steps recall whole selections
   int threads = 8;
+  int fetch = 32;  // MiB
   std::string mechanism = "gather", host_layout = "head-major";
   bool no_graph = false;
   int staging = 2;
