@@ -16,7 +16,7 @@ namespace freekv::cuda {
 /// there is nothing to convert.
 class HostRecall final : public RecallMechanism {
  public:
-  /// Head pages of a staging buffer: 128 KiB at p=32, d=128, which a conversion does not outlast.
+  /// Head pages of a staging buffer: 128 KiB at p=32, d=128.
   static constexpr int32_t kStreamedPages = 8;
 
   struct Config {
