@@ -19,7 +19,7 @@ struct KeyColumn {
 
 __device__ KeyColumn key_column(const SketchPagesParams& params, int32_t page, int head,
                                 int channel) {
-  if (params.layer.budgeted) {
+  if (params.layer.budgeted && !params.layer.token_major) {
     return {params.kv.slow_head_page(page, head) + channel, params.kv.head_dim};
   }
   return {params.kv.fast_key(page, 0, head) + channel, params.kv.fast_token_stride()};
