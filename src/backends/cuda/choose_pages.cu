@@ -97,6 +97,7 @@ __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftm
   const float start = kMean ? 0.0f : -INFINITY;
   const float divisor = kMean ? static_cast<float>(group) : 1.0f;
   const float* scores = scratch.row_scores(row.at, 0);
+  float* pooled = scratch.row_pooled(row.at);
   for (int i = 4 * static_cast<int>(threadIdx.x); i < row.n; i += 4 * kSelectThreads) {
     float4 sum = {start, start, start, start};
 #pragma unroll 4
@@ -109,6 +110,7 @@ __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftm
     }
     sum = {sum.x / divisor, sum.y / divisor, sum.z / divisor, sum.w / divisor};
     *reinterpret_cast<float4*>(values + i) = sum;
+    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = sum;  // for who wants to see it
   }
 }
 

@@ -35,10 +35,6 @@ void launch(const DecodeAttentionParams& params, const Scratch& scratch, cudaStr
     const auto kernel = decode_attention_kernel<kType, kDim>;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
                "decode_attention: shared memory");
-    // Room for a second CTA where the GPU has it.
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "decode_attention: carveout");
     const int ctas = params.batch.n * params.kv.kv_heads * params.splits;
     launch_early(kernel, static_cast<unsigned>(ctas), kThreads, kShared, stream, params, scratch);
   });

@@ -30,7 +30,9 @@ __device__ inline void let_next_start() {
 }
 #endif
 
-/// Launches `kernel`, early if possible, behind what is the last in `stream`.
+/// Launches `kernel`, early if possible, behind what is the last in `stream`. As much of an SM's
+/// memory as can be is shared memory, in all kernels alike: between those that want other shares an
+/// SM has to run empty.
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
                   cudaStream_t stream, const Args&... args) {
@@ -38,6 +40,9 @@ void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t share
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
              "cudaDeviceGetAttribute");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared),
+             "cudaFuncSetAttribute(carveout)");
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
