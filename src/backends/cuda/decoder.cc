@@ -15,12 +15,12 @@
 namespace freekv::cuda {
 namespace {
 
-// CTAs that keep an H200 busy with attention; smaller GPUs get more rounds.
-constexpr int32_t kAttentionCtas = 264;
-
-// Enough splits of a row to fill the device, but none without a page.
-int32_t attention_splits(int32_t rows, int32_t attended_pages) {
-  const int32_t wanted = (kAttentionCtas + rows - 1) / rows;
+// Splits of a row, but none without a page. Two CTAs per SM read long rows as fast as can be; of
+// the short ones of a budget, which take as long as their latency, one leaves room for a block of
+// the product behind it, whose weights are then on their way.
+int32_t attention_splits(int32_t rows, int32_t attended_pages, bool budgeted) {
+  const int32_t ctas = (budgeted ? 1 : 2) * multiprocessors();
+  const int32_t wanted = (ctas + rows - 1) / rows;
   return std::clamp<int32_t>(std::min(wanted, attended_pages), 1, 64);
 }
 
@@ -115,8 +115,9 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   sines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
 
   const int32_t max_pages = map.pages(limits.context);
-  const int32_t longest = rule.budgeted && rule.dense_layers == 0 ? map.attended() : max_pages;
-  splits = attention_splits(kv_heads(), longest);
+  const bool short_rows = rule.budgeted && rule.dense_layers == 0;
+  const int32_t longest = short_rows ? map.attended() : max_pages;
+  splits = attention_splits(kv_heads(), longest, short_rows);
   attention_scratch = DeviceBuffer(decode_attention_scratch(shape.kv, limits.sequences, splits));
   if (rule.selects) {
     const size_t bytes = select_scratch(shape.kv, limits.sequences, max_pages);

@@ -303,14 +303,6 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   }
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  return count;
-}
-
 template <int kRows, bool kNorm, bool kGated>
 void launch(const GemvParams& p, cudaStream_t stream) {
   const auto kernel = gemv_kernel<kRows, kNorm, kGated>;

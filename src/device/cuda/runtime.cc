@@ -101,6 +101,14 @@ Error lock_failure(size_t bytes, size_t limit, cudaError_t status) {
                                                     bytes, cudaGetErrorString(status)));
 }
 
+int multiprocessors() {
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
 DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   void* data = nullptr;

@@ -21,6 +21,9 @@ void check_cuda(cudaError_t status, const char* what);
 /// (SIZE_MAX: none) where that is less, or kDevice where `status` is not about memory.
 Error lock_failure(size_t bytes, size_t limit, cudaError_t status);
 
+/// Of the current device.
+int multiprocessors();
+
 /// Memory of the current device, zeroed. Movable, not copyable.
 class DeviceBuffer {
  public:
