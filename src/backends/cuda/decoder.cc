@@ -15,12 +15,13 @@
 namespace freekv::cuda {
 namespace {
 
-// Splits of a row, but none without a page. Two CTAs per SM read long rows as fast as can be; of
-// the short ones of a budget, which take as long as their latency, one leaves room for a block of
-// the product behind it, whose weights are then on their way.
-int32_t attention_splits(int32_t rows, int32_t attended_pages, bool budgeted) {
-  const int32_t ctas = (budgeted ? 1 : 2) * multiprocessors();
-  const int32_t wanted = (ctas + rows - 1) / rows;
+// Branches of a step that select and recall for the next one. What takes a layer's branch a moment
+// on an idle GPU takes it longer than a layer beside the weights, so that several run at a time.
+constexpr int kSides = 3;
+
+// Enough splits of a row to fill the device, but none without a page.
+int32_t attention_splits(int32_t rows, int32_t attended_pages) {
+  const int32_t wanted = (2 * multiprocessors() + rows - 1) / rows;
   return std::clamp<int32_t>(std::min(wanted, attended_pages), 1, 64);
 }
 
@@ -55,9 +56,14 @@ struct Decoder::Impl {
   DecoderLimits limits;
 
   Stream main;
-  Stream side{-1};  // recall goes first: it is small, and what it hides behind is large
-  // Reused by every capture: forks and joins of the side branch.
-  Event query_ready, attended, joined;
+  struct Side {
+    Stream stream{-1};  // recall goes first: it is small, and what it hides behind is large
+    Event done;
+    DeviceBuffer scores;
+  };
+  Side sides[kSides];
+  // Reused by every capture: forks of the side branches.
+  Event query_ready, attended;
 
   // The batch, at fixed addresses.
   Batch batch;
@@ -75,7 +81,7 @@ struct Decoder::Impl {
   // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
   // next layers compute.
   DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
-  DeviceBuffer attention_scratch, scores_main, scores_side, moves, move_counts, counters;
+  DeviceBuffer attention_scratch, scores_main, moves, move_counts, counters;
   int32_t splits = 1;
 
   std::vector<std::unique_ptr<SequenceMemory>> open_sequences;
@@ -115,14 +121,15 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   sines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
 
   const int32_t max_pages = map.pages(limits.context);
-  const bool short_rows = rule.budgeted && rule.dense_layers == 0;
-  const int32_t longest = short_rows ? map.attended() : max_pages;
-  splits = attention_splits(kv_heads(), longest, short_rows);
+  const int32_t longest = rule.budgeted && rule.dense_layers == 0 ? map.attended() : max_pages;
+  splits = attention_splits(kv_heads(), longest);
   attention_scratch = DeviceBuffer(decode_attention_scratch(shape.kv, limits.sequences, splits));
   if (rule.selects) {
     const size_t bytes = select_scratch(shape.kv, limits.sequences, max_pages);
     scores_main = DeviceBuffer(bytes);
-    if (rule.speculative) scores_side = DeviceBuffer(bytes);
+    for (Side& side : sides) {
+      if (rule.speculative) side.scores = DeviceBuffer(bytes);
+    }
     moves = device_array<Move>(layers * rows * static_cast<size_t>(map.selected));
     move_counts = device_array<int32_t>(layers * rows);
   }
@@ -144,7 +151,7 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
 // return at once.
 Decoder::Impl::~Impl() {
   if (recall) recall->drain();
-  (void)cudaStreamSynchronize(side);
+  for (const Side& side : sides) (void)cudaStreamSynchronize(side.stream);
   (void)cudaStreamSynchronize(main);
 }
 
@@ -166,9 +173,11 @@ void Decoder::Impl::queue_step(int32_t n) {
           .k = shape.hidden,
           .norm = weights.final_norm,
           .norm_eps = shape.norm_eps});
-  if (rule.speculative && retrieves(shape.layers - 1)) {
-    joined.record(side);
-    joined.hold(main);
+  for (int32_t layer = std::max(0, shape.layers - kSides); layer < shape.layers; ++layer) {
+    if (!rule.speculative || !retrieves(layer)) continue;
+    Side& side = sides[layer % kSides];
+    side.done.record(side.stream);
+    side.done.hold(main);
   }
   if (rule.slow || rule.selects) turn_over({batch, shape.kv, map}, main);
   advance({sequences.as<int32_t>(), tokens.as<int64_t>(), n}, main);
@@ -257,15 +266,16 @@ void Decoder::Impl::queue_selection(const SelectParams& params) {
 // All others, for the next step and beside the rest of this one (step 5). Scores need the query
 // alone; what is chosen takes slots that attention must have read before.
 void Decoder::Impl::queue_speculation(SelectParams params) {
+  Side& side = sides[params.layer % kSides];
   params.which = RowMode::kSpeculative;
   params.ahead = 1;
-  params.scratch = scores_side.data();
+  params.scratch = side.scores.data();
   attended.record(main);
-  query_ready.hold(side);
-  score_pages(params, side);
-  attended.hold(side);
-  choose_pages(params, side);
-  if (recall) recall->bring_ahead(params, side);
+  query_ready.hold(side.stream);
+  score_pages(params, side.stream);
+  attended.hold(side.stream);
+  choose_pages(params, side.stream);
+  if (recall) recall->bring_ahead(params, side.stream);
 }
 
 SelectParams Decoder::Impl::selection(int32_t layer) const {

@@ -12,8 +12,7 @@
 namespace freekv::cuda {
 namespace {
 
-// Few threads of few registers, which find room on an SM beside a matrix product (gemv.cu).
-constexpr int kWarps = 4;
+constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kMaxGroup = 16;
 constexpr unsigned kAll = 0xffffffffu;
@@ -25,7 +24,7 @@ struct Tiling {
   static constexpr int kTeam = kChunks <= 16 ? 16 : 32;  // lanes that share a page
   static constexpr int kTeams = 32 / kTeam;
   static constexpr int kPieces = (kChunks + kTeam - 1) / kTeam;  // chunks per lane
-  static constexpr int kPages = kTeams * kPieces > 1 ? 2 : 4;    // of a team, in flight at once
+  static constexpr int kPages = kTeams * kPieces > 1 ? 4 : 8;    // of a team, in flight at once
   static constexpr int kWarpPages = kTeams * kPages;
   static constexpr int kRound = kWarps * kWarpPages;  // pages of the CTA in flight
   static_assert(kScoreSplit % kRound == 0);
