@@ -21,6 +21,7 @@ struct Case {
   KvGeometry kv;
   int64_t n;
   int64_t context;
+  bool portable;
 };
 
 DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
@@ -47,7 +48,8 @@ struct Padded {
 void run_case(const Case& c) {
   SCOPED_TRACE(std::to_string(c.kv.kv_heads) + "x" + std::to_string(c.kv.group) + " d" +
                std::to_string(c.kv.head_dim) + (c.kv.type == KvType::kBF16 ? " bf16 " : " f16 ") +
-               std::to_string(c.n) + " of " + std::to_string(c.context));
+               std::to_string(c.n) + " of " + std::to_string(c.context) +
+               (c.portable ? " portable" : ""));
   const int stored = prefill_head_dim(c.kv.head_dim), heads = c.kv.query_heads();
   const Padded q(c.kv, c.n, heads, 1), key(c.kv, c.context, c.kv.kv_heads, 2),
       value(c.kv, c.context, c.kv.kv_heads, 3);
@@ -61,7 +63,8 @@ void run_case(const Case& c) {
                      .value = value_device.data(),
                      .out = out.data(),
                      .n = c.n,
-                     .context = c.context},
+                     .context = c.context,
+                     .portable = c.portable},
                     stream);
   stream.synchronize();
   const std::vector<uint16_t> bits = to_host<uint16_t>(out);
@@ -103,8 +106,10 @@ TEST(PrefillAttention, AgreesWithTheDefinition) {
       for (const int group : {1, 3, 4, 5, 7, 16}) {
         for (const auto& [n, context] :
              {std::pair(1, 1), {1, 77}, {33, 33}, {64, 130}, {31, 64}, {65, 300}}) {
-          run_case({{2, group, dim, 16, type}, n, context});
-          if (HasFatalFailure()) return;
+          for (const bool portable : {false, true}) {
+            run_case({{2, group, dim, 16, type}, n, context, portable});
+            if (HasFatalFailure()) return;
+          }
         }
       }
     }
@@ -125,34 +130,38 @@ TEST(PrefillAttention, RefusesShapesItDoesNotHave) {
 TEST(PrefillAttention, DISABLED_Rate) {
   for (const auto& [dim, kv_heads, group] : {std::tuple(128, 8, 4), {64, 8, 4}, {256, 4, 4}}) {
     for (const int64_t context : {8192, 32768, 131072}) {
-      const KvGeometry kv{kv_heads, group, dim, 32, KvType::kBF16};
-      const int64_t n = 8192;
-      const DeviceBuffer q = to_device(Padded(kv, n, kv.query_heads(), 1).bits);
-      const DeviceBuffer key = to_device(Padded(kv, context, kv_heads, 2).bits);
-      const DeviceBuffer out(q.bytes());
-      const Stream stream;
-      Event start(true), end(true);
-      for (int round = 0; round < 2; ++round) {
-        start.record(stream);
-        for (int i = 0; i < 5; ++i) {
-          prefill_attention({.kv = kv,
-                             .q = q.data(),
-                             .key = key.data(),
-                             .value = key.data(),
-                             .out = out.data(),
-                             .n = n,
-                             .context = context},
-                            stream);
+      for (const bool portable : {false, true}) {
+        const KvGeometry kv{kv_heads, group, dim, 32, KvType::kBF16};
+        const int64_t n = 8192;
+        const DeviceBuffer q = to_device(Padded(kv, n, kv.query_heads(), 1).bits);
+        const DeviceBuffer key = to_device(Padded(kv, context, kv_heads, 2).bits);
+        const DeviceBuffer out(q.bytes());
+        const Stream stream;
+        Event start(true), end(true);
+        for (int round = 0; round < 2; ++round) {
+          start.record(stream);
+          for (int i = 0; i < 5; ++i) {
+            prefill_attention({.kv = kv,
+                               .q = q.data(),
+                               .key = key.data(),
+                               .value = key.data(),
+                               .out = out.data(),
+                               .n = n,
+                               .context = context,
+                               .portable = portable},
+                              stream);
+          }
+          end.record(stream);
+          stream.synchronize();
         }
-        end.record(stream);
-        stream.synchronize();
+        const double ms = end.since(start) / 5;
+        const double pairs = static_cast<double>(n) * static_cast<double>(context) -
+                             static_cast<double>(n) * static_cast<double>(n) / 2;
+        std::printf("d %3d, %6lld of %6lld%s: %8.3f ms, %5.0f TFLOP/s\n", dim,
+                    static_cast<long long>(n), static_cast<long long>(context),
+                    portable ? ", portable" : "", ms,
+                    4 * pairs * kv.query_heads() * dim / ms * 1e-9);
       }
-      const double ms = end.since(start) / 5;
-      const double pairs = static_cast<double>(n) * static_cast<double>(context) -
-                           static_cast<double>(n) * static_cast<double>(n) / 2;
-      std::printf("d %3d, %6lld of %6lld: %8.3f ms, %5.0f TFLOP/s\n", dim,
-                  static_cast<long long>(n), static_cast<long long>(context), ms,
-                  4 * pairs * kv.query_heads() * dim / ms * 1e-9);
     }
   }
 }
