@@ -47,6 +47,21 @@ struct DecoderWeights {
   const float* frequencies = nullptr;  // [d/2]
 };
 
+/// How misses reach their slots. All bring the same pages to the same slots; two of them exist to
+/// be compared with the first (algorithm.md, section 5).
+enum class Mechanism : uint8_t {
+  kGather,    // a kernel reads pinned memory by lists on the device; no host in the loop
+  kStreamed,  // FreeKV, section 4.3: the host reads the lists and issues copies to staging buffers
+              // in turn, the conversion of one beside the transfer of the next
+  kPerPage,   // as kStreamed, but a page at a time: copied, converted, then the next
+};
+
+/// How the slow tier is laid out.
+enum class HostLayout : uint8_t {
+  kHeadMajor,   // HND: a head's page is one run
+  kTokenMajor,  // NHD: a head's page is 2p rows of d values, M d apart; kPerPage only
+};
+
 /// What a policy asks of the decoder, as data (CacheNeeds, kvcache/cache_config.hpp, and how it
 /// selects).
 struct RetrievalRule {
@@ -62,6 +77,11 @@ struct RetrievalRule {
   // Benchmarks of synthetic weights (rope_append.hpp, selection.hpp); negative: off.
   float forced_drift = -1;
   float forced_churn = -1;
+  // What the default is measured against.
+  Mechanism mechanism = Mechanism::kGather;
+  HostLayout host_layout = HostLayout::kHeadMajor;
+  int32_t staging_buffers = 2;  // of kStreamed: 1 or 2
+  bool use_graph = true;        // with kGather; the others decide on the host, which no graph holds
 };
 
 struct DecoderLimits {
@@ -94,8 +114,8 @@ class Decoder {
   void close(int32_t sequence);
   int64_t tokens(int32_t sequence) const;
 
-  /// Where prefill puts the KV of a layer, slot = page: the slow tier (HND) of a budgeted layer,
-  /// else the fast tier (NHD). Bytes are the caller's to write before begin().
+  /// Where prefill puts the KV of a layer, slot = page: the slow tier of a budgeted layer (HND, or
+  /// NHD if token_major), else the fast tier (NHD). Bytes are the caller's to write before begin().
   const SequenceLayer& layer(int32_t sequence, int32_t layer) const;
   /// The KV of `tokens` tokens is in place: sketches its pages, brings sink and window into the
   /// fast tier and makes the sequence ready to decode.
@@ -104,8 +124,11 @@ class Decoder {
   /// has finished.
   void begin_placed(int32_t sequence, int64_t tokens);
   const PageMap& map() const;
+  /// Waits for all steps, and for what they recall ahead.
+  void drain();
 
-  /// One step: sequences[i] goes on with ids[i]. Queues everything and returns.
+  /// One step: sequences[i] goes on with ids[i]. Queues everything and returns; with mechanisms
+  /// that decide on the host it waits for every layer's selection.
   void step(std::span<const int32_t> sequences, std::span<const int32_t> ids);
   /// The last step's logits [n, V] in device memory, valid once the stream has come so far.
   const float* logits() const;

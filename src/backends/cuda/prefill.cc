@@ -254,9 +254,12 @@ void Prefill::Impl::queue_pages(const Run& run, const SequenceLayer& layer, int6
   }
   if (!layer.budgeted) {
     const bool unfinished = (first + n) % kv.page != 0;
-    place_pages(
-        {.from = from, .first = page, .count = complete + (unfinished ? 1 : 0), .fast = layer.fast},
-        compute);
+    place_pages({.from = from,
+                 .first_slot = page,
+                 .first = page,
+                 .count = complete + (unfinished ? 1 : 0),
+                 .fast = layer.fast},
+                compute);
     return;
   }
   queue_offload(from, layer, page, complete, run.at);
@@ -275,7 +278,11 @@ void Prefill::Impl::queue_offload(const LayerKv& from, const SequenceLayer& laye
   if (count == 0) return;
   const int i = turn ^= 1;
   copied[i].hold(compute);  // the copy before last: long done
-  pack_pages(from, first, count, at.staging[i], compute);
+  if (layer.token_major) {
+    place_pages({.from = from, .first = first, .count = count, .fast = at.staging[i]}, compute);
+  } else {
+    pack_pages(from, first, count, at.staging[i], compute);
+  }
   packed[i].record(compute);
   packed[i].hold(copy);
   const auto slot_bytes = static_cast<size_t>(shape.kv.slot()) * kValueBytes;
@@ -326,8 +333,7 @@ void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> i
     check_argument(id >= 0 && id < p.shape.vocab, "token {} is outside the {} of the model", id,
                    p.shape.vocab);
   }
-  // Steps of a sequence that is begun anew.
-  check_cuda(cudaStreamSynchronize(decoder.stream()), "the decoder");
+  decoder.drain();  // steps of a sequence that is begun anew
 
   const DeviceBuffer memory(bytes(tokens));
   const std::vector<Move> common = common_pages(decoder.map(), tokens);

@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kThreads)
   const bool value = rest % 2 != 0;
   rest /= 2;
   if (rest >= p.count) return;
-  int32_t page = static_cast<int32_t>(p.first + rest), slot = page;
+  auto page = static_cast<int32_t>(p.first + rest);
+  auto slot = static_cast<int32_t>(p.first_slot + rest);
   if (p.moves) {
     page = p.moves[rest].page;
     slot = p.first_slot + p.moves[rest].slot;

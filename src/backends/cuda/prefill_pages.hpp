@@ -22,8 +22,8 @@ struct LayerKv {
 void pack_pages(const LayerKv& from, int32_t first, int32_t count, void* to, cudaStream_t stream);
 
 /// Page moves[i].page to slot first_slot + moves[i].slot of the fast tier (NHD), for all heads;
-/// zeros for tokens that an unfinished page does not have yet. Without moves: page first + i to the
-/// slot of that number. `moves` is device memory.
+/// zeros for tokens that an unfinished page does not have yet. Without moves: page first + i to
+/// slot first_slot + i. `moves` is device memory.
 struct PlacePagesParams {
   LayerKv from;
   const Move* moves = nullptr;
