@@ -11,6 +11,7 @@
 #include "backends/cuda/layout.hpp"
 #include "backends/cuda/rope_append.hpp"
 #include "backends/cuda/selection.hpp"
+#include "backends/retrieval_rule.hpp"
 #include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda {
@@ -45,23 +46,6 @@ struct DecoderWeights {
   const float* final_norm = nullptr;   // [D]
   const void* logits = nullptr;        // [V, D]
   const float* frequencies = nullptr;  // [d/2]
-};
-
-/// What a policy asks of the decoder, as data (CacheNeeds, kvcache/cache_config.hpp, and how it
-/// selects).
-struct RetrievalRule {
-  bool budgeted = false;  // the fast tier holds sink, window and selected pages only
-  bool slow = false;      // complete pages are also in the slow tier
-  bool selects = false;   // heads select pages past the budget
-  bool speculative =
-      false;  // with the last step's query, corrected below tau; else with this one's
-  float tau = 0.8f;
-  PoolingRule pooling = PoolingRule::kMeanSoftmax;
-  int32_t dense_layers = 0;
-  int32_t gather_ctas = 8;
-  // Benchmarks of synthetic weights (rope_append.hpp, selection.hpp); negative: off.
-  float forced_drift = -1;
-  float forced_churn = -1;
 };
 
 struct DecoderLimits {
@@ -106,7 +90,9 @@ class Decoder {
   /// The last step's logits [n, V] in device memory, valid once the stream has come so far.
   const float* logits() const;
   cudaStream_t stream() const;
-  /// Counters of all layers and heads of a sequence since begin(). Waits for the stream.
+  /// Counters of a sequence since begin(), of all heads: of each layer, and of all. Wait for the
+  /// stream.
+  std::vector<RowCounters> layer_counters(int32_t sequence) const;
   RowCounters counters(int32_t sequence) const;
 
  private:
