@@ -23,8 +23,8 @@ struct DeviceInfo {
 /// What a library exports, through one C function. The first two members stay where they are, so
 /// that another version can be told.
 struct DeviceLibrary {
-  int interface = 0;            // kDeviceInterface
-  const char* version = "";     // of the project
+  int interface = 0;         // kDeviceInterface
+  const char* version = "";  // of the project
   /// Throws Error(kDevice) in one line when there is no driver, an old one, or no device.
   DeviceInfo (*describe)() = nullptr;
   std::unique_ptr<DeviceModel> (*open)(const DeviceModelSpec& spec) = nullptr;

@@ -36,13 +36,13 @@ struct DevicePages {
 /// All that a model on a device is made from. Weights are borrowed until it is made.
 struct DeviceModelSpec {
   // --- the model --------------------------------------------------------------------------------
-  int hidden = 0;        // D
-  int ffn = 0;           // F
-  int query_heads = 0;   // H
-  int64_t vocab = 0;     // V
+  int hidden = 0;       // D
+  int ffn = 0;          // F
+  int query_heads = 0;  // H
+  int64_t vocab = 0;    // V
   float norm_eps = 0;
   RopeStyle rope_style = RopeStyle::kInterleaved;
-  float rope_scale = 1;  // multiplies cos and sin
+  float rope_scale = 1;                // multiplies cos and sin
   std::span<const float> frequencies;  // [d/2], the same at every length
   WeightView embedding;                // [V, D]
   std::span<const LayerWeights> layers;

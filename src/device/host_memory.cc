@@ -48,8 +48,8 @@ size_t container_rest() {
   };
   constexpr Files kFiles[] = {
       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat"}};
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+       "/sys/fs/cgroup/memory/memory.stat"}};
   for (const Files& files : kFiles) {
     const auto limit = number_in(files.limit), used = number_in(files.used);
     // A limit of nearly 2^63 stands for none.

@@ -46,7 +46,7 @@ class CudaModel final : public DeviceModel {
   DeviceModelSpec spec_;  // sizes and limits; its borrowed views are not looked at any more
   std::shared_ptr<UploadedWeights> weights_;
   std::unique_ptr<Decoder> decoder_;
-  PinnedBuffer logits_;  // [max_batch, V]
+  PinnedBuffer logits_;                      // [max_batch, V]
   mutable std::optional<std::string> lost_;  // what the device failed with
 };
 

@@ -69,9 +69,9 @@ class Uploader {
     if (staging.used) check_cuda(cudaEventSynchronize(staging.copied), "the upload of weights");
     convert_rows(block, row_, staging.memory.data());
     const size_t bytes = static_cast<size_t>(block.rows * block.matrix->cols) * kValueBytes;
-    check_cuda(cudaMemcpyAsync(block.to, staging.memory.data(), bytes, cudaMemcpyHostToDevice,
-                               stream_),
-               "the upload of weights");
+    check_cuda(
+        cudaMemcpyAsync(block.to, staging.memory.data(), bytes, cudaMemcpyHostToDevice, stream_),
+        "the upload of weights");
     staging.copied.record(stream_);
     staging.used = true;
   }
@@ -140,17 +140,15 @@ class Vectors {
     while (values_.size() % 4 != 0) values_.push_back(0);
     return at;
   }
-  size_t add(View<const float, 1> values) {
-    return values.data() ? add(values.flat()) : kNone;
-  }
+  size_t add(View<const float, 1> values) { return values.data() ? add(values.flat()) : kNone; }
   /// q, k and v follow one another; a layer may have biases of some of them.
   size_t add_fused(const LayerWeights& w) {
     if (!w.q_bias.data() && !w.k_bias.data() && !w.v_bias.data()) return kNone;
-    std::vector<float> fused;
+    std::vector<float> fused(static_cast<size_t>(w.q.rows + w.k.rows + w.v.rows));
+    auto at = fused.begin();
     const auto put = [&](View<const float, 1> bias, int64_t size) {
-      const size_t at = fused.size();
-      fused.resize(at + static_cast<size_t>(size));
-      if (bias.data()) std::copy_n(bias.data(), size, fused.data() + at);
+      if (bias.data()) std::copy_n(bias.data(), size, at);
+      at += size;
     };
     put(w.q_bias, w.q.rows);
     put(w.k_bias, w.k.rows);
