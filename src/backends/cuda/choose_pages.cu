@@ -5,6 +5,7 @@
 
 #include "backends/cuda/block_select.cuh"
 #include "backends/cuda/forced_churn.cuh"
+#include "backends/cuda/launch.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
 #include "core/check.hpp"
@@ -264,9 +265,11 @@ __device__ void count_selection(const SelectParams& params, const Row& row, int 
 
 // One CTA per row.
 __global__ void __launch_bounds__(kSelectThreads)
-    choose_kernel(SelectParams params, SharedSizes sizes) {
+    choose_kernel(const __grid_constant__ SelectParams params, const SharedSizes sizes) {
   extern __shared__ uint4 choose_memory[];
   __shared__ SelectShared shared;
+  let_next_start();
+  wait_for_previous();
   const auto at = static_cast<int>(blockIdx.x);
   if (params.mode[at] != params.which) {
     if (threadIdx.x == 0) params.move_count[at] = 0;
@@ -345,9 +348,8 @@ void choose_pages(const SelectParams& params, cudaStream_t stream) {
   check_cuda(cudaFuncSetAttribute(choose_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(kMaxShared)),
              "cudaFuncSetAttribute(choose_pages)");
-  choose_kernel<<<static_cast<unsigned>(rows), kSelectThreads, sizes.bytes, stream>>>(params,
-                                                                                      sizes);
-  check_cuda(cudaGetLastError(), "choose_pages");
+  launch_early(choose_kernel, static_cast<unsigned>(rows), kSelectThreads, sizes.bytes, stream,
+               params, sizes);
 }
 
 }  // namespace freekv::cuda

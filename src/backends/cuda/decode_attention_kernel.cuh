@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backends/cuda/decode_attention_warp.cuh"
+#include "backends/cuda/launch.cuh"
 
 namespace freekv::cuda::decode {
 
@@ -176,6 +177,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int split = static_cast<int>(blockIdx.x) % params.splits;
   const int b = r / params.kv.kv_heads;
   const int head = r % params.kv.kv_heads;
+  let_next_start();
+  wait_for_previous();
 
   const RowPages row = row_pages(params, b, head, params.mode[r]);
   const Share share = share_of(row.tiles, params.splits, split);

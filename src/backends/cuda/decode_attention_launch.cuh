@@ -40,7 +40,7 @@ void launch(const DecodeAttentionParams& params, const Scratch& scratch, cudaStr
                                     cudaSharedmemCarveoutMaxShared),
                "decode_attention: carveout");
     const int ctas = params.batch.n * params.kv.kv_heads * params.splits;
-    kernel<<<ctas, kThreads, kShared, stream>>>(params, scratch);
+    launch_early(kernel, static_cast<unsigned>(ctas), kThreads, kShared, stream, params, scratch);
   });
 }
 

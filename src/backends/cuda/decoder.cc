@@ -50,8 +50,7 @@ struct Decoder::Impl {
   void queue_layer(int32_t layer);
   void queue_selection(SelectParams params, cudaStream_t on);
   void queue_speculation(int32_t layer, SelectParams params);
-  void linear(const float* x, const void* weight, const float* bias, int32_t outputs,
-              int32_t inputs, bool accumulate, float* out);
+  void linear(GemvParams params);
   SelectParams selection(int32_t layer) const;
   Graph& graph(int32_t n);
 
@@ -81,7 +80,7 @@ struct Decoder::Impl {
 
   // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
   // next layers compute.
-  DeviceBuffer x, normed, qkv, q, modes, attention, gate_up, activated, logits;
+  DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
   DeviceBuffer attention_scratch, scores_main, scores_side, moves, move_counts, counters;
   int32_t splits = 1;
 
@@ -109,14 +108,14 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   for (Input& input : inputs) input.memory = PinnedBuffer(2 * n * sizeof(int32_t), 1);
 
   x = floats(n * static_cast<size_t>(shape.hidden));
-  normed = floats(n * static_cast<size_t>(shape.hidden));
   qkv = floats(n * static_cast<size_t>(qkv_width()));
   q = floats(layers * q_values);
   modes = device_array<RowMode>(layers * rows);
   attention = floats(q_values);
-  gate_up = floats(2 * n * static_cast<size_t>(shape.ffn));
   activated = floats(n * static_cast<size_t>(shape.ffn));
   logits = floats(n * static_cast<size_t>(shape.vocab));
+  cosines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
+  sines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
 
   const int32_t max_pages = map.pages(limits.context);
   // A budget beyond the context attends as dense attention does, to the bit: as many splits too.
@@ -144,11 +143,21 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
 void Decoder::Impl::queue_step(int32_t n) {
   batch.n = n;
   embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
+  rope_angles({.batch = batch,
+               .frequencies = weights.frequencies,
+               .pairs = shape.kv.head_dim / 2,
+               .scale = shape.rope_scale,
+               .cosines = cosines.as<float>(),
+               .sines = sines.as<float>()},
+              main);
   for (int32_t layer = 0; layer < shape.layers; ++layer) queue_layer(layer);
-  rms_norm({x.as<float>(), weights.final_norm, normed.as<float>(), n, shape.hidden, shape.norm_eps},
-           main);
-  linear(normed.as<float>(), weights.logits, nullptr, shape.vocab, shape.hidden, false,
-         logits.as<float>());
+  linear({.x = x.as<float>(),
+          .weight = weights.logits,
+          .out = logits.as<float>(),
+          .n = shape.vocab,
+          .k = shape.hidden,
+          .norm = weights.final_norm,
+          .norm_eps = shape.norm_eps});
   if (rule.speculative && retrieves(shape.layers - 1)) {
     joined.record(side);
     joined.hold(main);
@@ -159,25 +168,40 @@ void Decoder::Impl::queue_step(int32_t n) {
 
 void Decoder::Impl::queue_layer(int32_t layer) {
   const DecoderLayer& w = weights.layers[static_cast<size_t>(layer)];
-  const int32_t n = batch.n, hidden = shape.hidden;
+  const int32_t hidden = shape.hidden, attended_width = heads() * shape.kv.head_dim;
   const SelectParams select = selection(layer);
 
-  rms_norm({x.as<float>(), w.attention_norm, normed.as<float>(), n, hidden, shape.norm_eps}, main);
-  linear(normed.as<float>(), w.qkv, w.qkv_bias, qkv_width(), hidden, false, qkv.as<float>());
-  rope_append({.batch = batch,
-               .kv = shape.kv,
-               .map = map,
-               .layer = layer,
-               .qkv = qkv.as<float>(),
-               .frequencies = weights.frequencies,
-               .rope = shape.rope,
-               // Above 1 every head selects with this step's query.
-               .tau = rule.speculative ? rule.tau : 2.0f,
-               .forced_drift = rule.speculative ? rule.forced_drift : -1,
-               .q = const_cast<float*>(select.q),
-               .mode = const_cast<RowMode*>(select.mode),
-               .counters = select.counters},
-              main);
+  linear({.x = x.as<float>(),
+          .weight = w.qkv,
+          .bias = w.qkv_bias,
+          .out = qkv.as<float>(),
+          .n = qkv_width(),
+          .k = hidden,
+          .norm = w.attention_norm,
+          .norm_eps = shape.norm_eps});
+  rope_append(
+      {.batch = batch,
+       .kv = shape.kv,
+       .map = map,
+       .layer = layer,
+       .qkv = qkv.as<float>(),
+       .q_norm = w.q_norm,
+       .k_norm = w.k_norm,
+       .norm_eps = shape.norm_eps,
+       .cosines = cosines.as<float>(),
+       .sines = sines.as<float>(),
+       .rope = shape.rope,
+       // Above 1 every head selects with this step's query.
+       .tau = rule.speculative ? rule.tau : 2.0f,
+       .forced_drift = rule.speculative ? rule.forced_drift : -1,
+       .q = const_cast<float*>(select.q),
+       .mode = const_cast<RowMode*>(select.mode),
+       .counters = select.counters,
+       // Memory has little to do until attention is over.
+       .fetch = w.output,
+       .fetch_bytes = std::min(limits.fetch_bytes, 2 * static_cast<size_t>(hidden) *
+                                                       static_cast<size_t>(attended_width))},
+      main);
 
   const bool retrieving = rule.selects && retrieves(layer);
   if (retrieving) queue_selection(select, main);
@@ -195,12 +219,27 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                    main);
   if (retrieving && rule.speculative) queue_speculation(layer, select);
 
-  linear(attention.as<float>(), w.output, nullptr, hidden, heads() * shape.kv.head_dim, true,
-         x.as<float>());
-  rms_norm({x.as<float>(), w.ffn_norm, normed.as<float>(), n, hidden, shape.norm_eps}, main);
-  linear(normed.as<float>(), w.gate_up, nullptr, 2 * shape.ffn, hidden, false, gate_up.as<float>());
-  swiglu({gate_up.as<float>(), activated.as<float>(), n, shape.ffn}, main);
-  linear(activated.as<float>(), w.down, nullptr, hidden, shape.ffn, true, x.as<float>());
+  linear({.x = attention.as<float>(),
+          .weight = w.output,
+          .bias = w.output_bias,
+          .out = x.as<float>(),
+          .n = hidden,
+          .k = attended_width,
+          .accumulate = true});
+  linear({.x = x.as<float>(),
+          .weight = w.gate_up,
+          .out = activated.as<float>(),
+          .n = shape.ffn,
+          .k = hidden,
+          .norm = w.ffn_norm,
+          .norm_eps = shape.norm_eps,
+          .gated = true});
+  linear({.x = activated.as<float>(),
+          .weight = w.down,
+          .out = x.as<float>(),
+          .n = hidden,
+          .k = shape.ffn,
+          .accumulate = true});
 }
 
 // Corrected heads, before attention (algorithm.md, section 4, step 3).
@@ -266,18 +305,15 @@ SelectParams Decoder::Impl::selection(int32_t layer) const {
   return params;
 }
 
-void Decoder::Impl::linear(const float* input, const void* weight, const float* bias,
-                           int32_t outputs, int32_t inputs_width, bool accumulate, float* out) {
+// For all rows of the batch.
+void Decoder::Impl::linear(GemvParams params) {
+  const float* const input = params.x;
+  float* const out = params.out;
   for (int32_t row = 0; row < batch.n; row += kMaxGemvRows) {
-    gemv({.x = input + int64_t{row} * inputs_width,
-          .weight = weight,
-          .bias = bias,
-          .out = out + int64_t{row} * outputs,
-          .rows = std::min(kMaxGemvRows, batch.n - row),
-          .n = outputs,
-          .k = inputs_width,
-          .accumulate = accumulate},
-         main);
+    params.x = input + int64_t{row} * params.k;
+    params.out = out + int64_t{row} * params.n;
+    params.rows = std::min(kMaxGemvRows, batch.n - row);
+    gemv(params, main);
   }
 }
 

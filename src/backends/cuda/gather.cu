@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "backends/cuda/head_page.hpp"
+#include "backends/cuda/launch.cuh"
 #include "backends/cuda/recall.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -239,6 +240,8 @@ __global__ void __launch_bounds__(kWarp) gather_bulk(const __grid_constant__ Gat
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ uint64_t full[kStages];
   __shared__ Item planned[kPlanned];
+  let_next_start();
+  wait_for_previous();
   const int rows = params.batch.n * params.kv.kv_heads;
   auto* ends = reinterpret_cast<int32_t*>(shared + kStages * kStageBytes);
   sum_counts(params.move_count, rows, ends);
@@ -284,6 +287,8 @@ template <int kDim>
 __global__ void __launch_bounds__(kLoadThreads)
     gather_by_loads(const __grid_constant__ GatherParams params) {
   extern __shared__ __align__(128) unsigned char shared[];
+  let_next_start();
+  wait_for_previous();
   auto* ends = reinterpret_cast<int32_t*>(shared);
   const int rows = params.batch.n * params.kv.kv_heads;
   if (threadIdx.x < kWarp) sum_counts(params.move_count, rows, ends);
@@ -325,9 +330,8 @@ bool has_bulk_copies(Kernel* kernel) {
 
 template <int kDim>
 void launch_loads(const GatherParams& params, cudaStream_t stream) {
-  gather_by_loads<kDim>
-      <<<static_cast<unsigned>(params.ctas), kLoadThreads, ends_bytes(params), stream>>>(params);
-  check_cuda(cudaGetLastError(), "gather by loads");
+  launch_early(gather_by_loads<kDim>, static_cast<unsigned>(params.ctas), kLoadThreads,
+               ends_bytes(params), stream, params);
 }
 
 template <int kDim>
@@ -337,8 +341,8 @@ void launch_bulk(const GatherParams& params, cudaStream_t stream) {
                                   kBulkShared),
              "gather");
   const size_t shared = size_t{kStages} * kStageBytes + ends_bytes(params);
-  gather_bulk<kDim><<<static_cast<unsigned>(params.ctas), kWarp, shared, stream>>>(params);
-  check_cuda(cudaGetLastError(), "gather by bulk copies");
+  launch_early(gather_bulk<kDim>, static_cast<unsigned>(params.ctas), kWarp, shared, stream,
+               params);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "backends/cuda/launch.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -53,26 +54,39 @@ __device__ float add_products(const float4& x, const float4& w, float sum) {
 // eight lanes' loads of 16 bytes would otherwise meet in half of the banks of L1.
 __device__ bool takes_second_half_first(int lane) { return (lane & 4) != 0; }
 
+// What a lane has added up so far.
+template <int kRows>
+struct Sums {
+  float products[kRows][kWeights] = {};
+  float squares[kRows] = {};  // of x, where it is normed
+};
+
 // Adds this lane's kVector products of every row of x with every weight row. In halves, so that
 // only half of the weights take up registers as f32.
-template <int kRows>
-__device__ void add_vector(const float4* x, int stride, bool swapped, const uint4 (&raw)[kWeights],
-                           float (&sum)[kRows][kWeights]) {
+template <int kRows, bool kNorm>
+__device__ void add_vector(const float4* x, const float4* norm, int stride, bool swapped,
+                           const uint4 (&raw)[kWeights], Sums<kRows>& sums) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const bool second = (half == 1) != swapped;
-    const float4* from = x + (second ? 1 : 0);
+    const int at = second ? 1 : 0;
     float4 weight[kWeights];
 #pragma unroll
     for (int w = 0; w < kWeights; ++w) {
       weight[w] = unpack(second ? raw[w].z : raw[w].x, second ? raw[w].w : raw[w].y);
     }
+    float4 by = {};
+    if constexpr (kNorm) by = __ldg(norm + at);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float4 values = __ldg(from + r * stride);
+      float4 values = x[at + r * stride];
+      if constexpr (kNorm) {
+        sums.squares[r] = add_products(values, values, sums.squares[r]);
+        values = {values.x * by.x, values.y * by.y, values.z * by.z, values.w * by.w};
+      }
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
-        sum[r][w] = add_products(values, weight[w], sum[r][w]);
+        sums.products[r][w] = add_products(values, weight[w], sums.products[r][w]);
       }
     }
   }
@@ -102,25 +116,48 @@ __device__ float add_lanes(float (&value)[kWeights], int lane) {
   return value[0];
 }
 
-template <int kRows, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kBlocks) gemv_kernel(GemvParams p) {
-  __shared__ float partial[kSlices][kGroups][kRows][kWeights];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int slice = warp % kSlices;
-  const int group = warp / kSlices;
+// What warps leave for the end: sums over their lanes.
+template <int kRows>
+struct Partial {
+  float products[kSlices][kGroups][kRows][kWeights];
+  float squares[kSlices][kGroups][kRows];
+
+  // Over the slices, in their order.
+  __device__ float product(int group, int r, int w) const {
+    float value = products[0][group][r][w];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, products[s][group][r][w]);
+    return value;
+  }
+  __device__ float inverse_norm(int group, int r, const GemvParams& p) const {
+    float value = squares[0][group][r];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, squares[s][group][r]);
+    return 1.0f / sqrtf(value / static_cast<float>(p.k) + p.norm_eps);
+  }
+};
+
+__device__ float add_all_lanes(float value) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value = __fadd_rn(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  }
+  return value;
+}
+
+// The sums over K of all rows with kWeights weight rows: the first kNear of them follow one another
+// from `weight` on, the others begin `far` units further. Those beyond the last are read as the
+// last.
+template <int kRows, bool kNorm, int kNear>
+__device__ Sums<kRows> add_up(const GemvParams& p, const uint4* weight, int spare, int64_t far,
+                              int slice, int lane) {
   const bool swapped = takes_second_half_first(lane);
-
-  // Beyond the last weight row the last is read again, and not stored.
   const int vectors = p.k / kVector;
-  const int first = (static_cast<int>(blockIdx.x) * kGroups + group) * kWeights;
-  const int base = min(first, p.n - 1);
-  const int spare = p.n - 1 - base;
-  const uint4* weight = static_cast<const uint4*>(p.weight) + int64_t{base} * vectors;
-  const float4* x = reinterpret_cast<const float4*>(p.x);
-
-  float sum[kRows][kWeights] = {};
   const int chunks = (p.k + kChunk - 1) / kChunk;
+  const float4* x = reinterpret_cast<const float4*>(p.x);
+  const float4* norm = reinterpret_cast<const float4*>(p.norm);
+  Sums<kRows> sums;
+  bool waits = true;
   for (int chunk = slice; chunk < chunks; chunk += kUnroll * kSlices) {
     uint4 raw[kUnroll][kWeights];
 #pragma unroll
@@ -129,46 +166,95 @@ __global__ void __launch_bounds__(kThreads, kBlocks) gemv_kernel(GemvParams p) {
       const int at = min((chunk + u * kSlices) * kWarp + lane, vectors - 1);
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
-        raw[u][w] = load_weights(weight + (min(w, spare) * vectors + at));
+        const uint4* row = weight + (w < kNear ? 0 : far);
+        raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at));
       }
     }
+    // The first weights are on their way before there is an x to multiply them with.
+    if (waits) wait_for_previous();
+    waits = false;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int at = (chunk + u * kSlices) * kWarp + lane;
-      if (at < vectors) add_vector<kRows>(x + 2 * at, 2 * vectors, swapped, raw[u], sum);
+      if (at < vectors) {
+        add_vector<kRows, kNorm>(x + 2 * at, norm + 2 * at, 2 * vectors, swapped, raw[u], sums);
+      }
     }
   }
+  if (waits) wait_for_previous();
+  return sums;
+}
 
+__device__ float gated(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+
+template <int kRows, int kBlocks, bool kNorm, bool kGated>
+__global__ void __launch_bounds__(kThreads, kBlocks) gemv_kernel(GemvParams p) {
+  // Gated, half of a group's weight rows are gates and half are what they let through.
+  constexpr int kOutputs = kGated ? kWeights / 2 : kWeights;
+  __shared__ Partial<kRows> partial;
+  let_next_start();
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int slice = warp % kSlices;
+  const int group = warp / kSlices;
+
+  const int vectors = p.k / kVector;
+  const int first = (static_cast<int>(blockIdx.x) * kGroups + group) * kOutputs;
+  const int base = min(first, p.n - 1);
+  const uint4* weight = static_cast<const uint4*>(p.weight) + int64_t{base} * vectors;
+  Sums<kRows> sums = add_up<kRows, kNorm, kOutputs>(p, weight, p.n - 1 - base,
+                                                    int64_t{p.n} * vectors, slice, lane);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const float value = add_lanes(sum[r], lane);
-    if (lane % kLanesPerSum == 0) partial[slice][group][r][lane / kLanesPerSum] = value;
+    const float value = add_lanes(sums.products[r], lane);
+    if (lane % kLanesPerSum == 0) {
+      partial.products[slice][group][r][lane / kLanesPerSum] = value;
+    }
+    if constexpr (kNorm) {
+      const float squares = add_all_lanes(sums.squares[r]);
+      if (lane == 0) partial.squares[slice][group][r] = squares;
+    }
   }
   __syncthreads();
 
   static_assert(kGroups * kRows * kWeights <= kThreads);
   const int output = static_cast<int>(threadIdx.x);
-  if (output >= kGroups * kRows * kWeights) return;
-  const int of_group = output / kWeights % kGroups;
-  const int r = output / (kWeights * kGroups);
-  const int w = output % kWeights;
-  const int n = (static_cast<int>(blockIdx.x) * kGroups + of_group) * kWeights + w;
+  if (output >= kGroups * kRows * kOutputs) return;
+  const int of_group = output / kOutputs % kGroups;
+  const int r = output / (kOutputs * kGroups);
+  const int w = output % kOutputs;
+  const int n = (static_cast<int>(blockIdx.x) * kGroups + of_group) * kOutputs + w;
   if (n >= p.n) return;
-  float value = partial[0][of_group][r][w];
-#pragma unroll
-  for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, partial[s][of_group][r][w]);
+  float value = partial.product(of_group, r, w);
+  float inverse = 1;
+  if constexpr (kNorm) inverse = partial.inverse_norm(of_group, r, p);
+  if constexpr (kNorm) value = __fmul_rn(value, inverse);
+  if constexpr (kGated) {
+    value = gated(value, __fmul_rn(partial.product(of_group, r, w + kOutputs), inverse));
+  }
   if (p.bias) value = __fadd_rn(value, p.bias[n]);
   float* out = p.out + int64_t{r} * p.n + n;
   *out = p.accumulate ? __fadd_rn(*out, value) : value;
 }
 
-// Registers allow 32 warps per SM at one row, with 128 KiB in flight, and 16 at eight.
+// Registers allow 32 warps per SM at one row, with 128 KiB in flight, and 16 at three and more.
+template <int kRows, bool kNorm, bool kGated>
+void launch(const GemvParams& p, cudaStream_t stream) {
+  constexpr int kBlocks = kRows == 1 ? 4 : kRows == 2 ? 3 : 2;
+  constexpr int kPerBlock = kGroups * (kGated ? kWeights / 2 : kWeights);
+  const unsigned blocks = (static_cast<unsigned>(p.n) + kPerBlock - 1) / kPerBlock;
+  launch_early(gemv_kernel<kRows, kBlocks, kNorm, kGated>, blocks, kThreads, 0, stream, p);
+}
+
 template <int kRows>
 void launch(const GemvParams& p, cudaStream_t stream) {
-  constexpr int kBlocks = kRows <= 2 ? 4 : 2;
-  constexpr int kPerBlock = kGroups * kWeights;
-  const unsigned blocks = (static_cast<unsigned>(p.n) + kPerBlock - 1) / kPerBlock;
-  gemv_kernel<kRows, kBlocks><<<blocks, kThreads, 0, stream>>>(p);
+  if (p.gated) {
+    launch<kRows, true, true>(p, stream);
+  } else if (p.norm) {
+    launch<kRows, true, false>(p, stream);
+  } else {
+    launch<kRows, false, false>(p, stream);
+  }
 }
 
 template <int... kRows>
@@ -187,12 +273,15 @@ void gemv(const GemvParams& params, cudaStream_t stream) {
   check_argument(p.n >= 0 && p.n <= (1 << 30), "n is {}, must be 0 to {}", p.n, 1 << 30);
   check_argument(p.k >= kVector && p.k <= kMaxCols && p.k % kVector == 0,
                  "k is {}, must be a multiple of {}, at most {}", p.k, kVector, kMaxCols);
-  check_argument(is_aligned(p.x) && is_aligned(p.weight),
-                 "x is at {}, weight at {}, must be multiples of 16",
-                 reinterpret_cast<uintptr_t>(p.x), reinterpret_cast<uintptr_t>(p.weight));
+  check_argument(is_aligned(p.x) && is_aligned(p.weight) && is_aligned(p.norm),
+                 "x is at {}, weight at {}, norm at {}, must be multiples of 16",
+                 reinterpret_cast<uintptr_t>(p.x), reinterpret_cast<uintptr_t>(p.weight),
+                 reinterpret_cast<uintptr_t>(p.norm));
+  check_argument(!p.gated || (p.norm && !p.bias && !p.accumulate),
+                 "a gated product takes a norm ({}), no bias ({}) and does not accumulate ({})",
+                 p.norm != nullptr, p.bias != nullptr, p.accumulate);
   if (p.rows == 0 || p.n == 0) return;
   launch_rows(p, stream, std::make_integer_sequence<int, kMaxGemvRows>());
-  check_cuda(cudaGetLastError(), "gemv");
 }
 
 }  // namespace freekv::cuda

@@ -10,6 +10,11 @@ namespace freekv::cuda {
 /// out[t, n] (+)= x[t] . weight[n]; x [rows, K] f32, weight [N, K] bf16, out [rows, N] f32.
 /// K is a multiple of 8, rows 1..kMaxGemvRows. Each row's result is the same to the bit whatever
 /// the other rows are and however many.
+///
+/// What stands before and after these products in a layer is part of them, since a kernel of its
+/// own would cost more than its work: with `norm` x is normed first, x / sqrt(mean(x^2) + eps) *
+/// norm; with `gated` (which takes `norm` and neither bias nor accumulate) weight is [2N, K], gates
+/// in front, and out[t, n] = silu(x[t] . weight[n]) * (x[t] . weight[N + n]).
 struct GemvParams {
   const float* x = nullptr;
   const void* weight = nullptr;
@@ -19,6 +24,9 @@ struct GemvParams {
   int32_t n = 0;
   int32_t k = 0;
   bool accumulate = false;
+  const float* norm = nullptr;  // [K], or null
+  float norm_eps = 0;
+  bool gated = false;
 };
 inline constexpr int kMaxGemvRows = 8;
 void gemv(const GemvParams& params, cudaStream_t stream);

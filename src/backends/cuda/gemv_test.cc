@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -22,34 +23,63 @@ struct Problem {
       : n(n_),
         k(k_),
         x(cases::random_floats(int64_t{kMaxGemvRows} * k, 1)),
-        weight(to_bf16(cases::random_floats(int64_t{n} * k, 2))),
+        weight(to_bf16(cases::random_floats(2 * int64_t{n} * k, 2))),
         bias(cases::random_floats(n, 3)),
-        before(cases::random_floats(int64_t{kMaxGemvRows} * n, 4)) {}
+        before(cases::random_floats(int64_t{kMaxGemvRows} * n, 4)),
+        norm(cases::random_floats(k, 5)) {}
 
   int n;
   int k;
   std::vector<float> x;
-  std::vector<uint16_t> weight;
+  std::vector<uint16_t> weight;  // [2N, K]: the second half is for gated products
   std::vector<float> bias;
   std::vector<float> before;  // what accumulation adds to
+  std::vector<float> norm;
 };
+
+constexpr float kEps = 1e-3f;
 
 struct Options {
   bool bias = false;
   bool accumulate = false;
+  bool norm = false;
+  bool gated = false;
 };
 
-std::vector<float> expected(const Problem& problem, int rows, const Options& options) {
+double product(const Problem& problem, int r, int i) {
+  double sum = 0;
+  for (int e = 0; e < problem.k; ++e) {
+    const uint16_t bits = problem.weight[static_cast<size_t>(i) * problem.k + e];
+    sum += double{problem.x[static_cast<size_t>(r) * problem.k + e]} * bf16_to_f32(bits);
+  }
+  return sum;
+}
+
+/// The problem whose x has been normed.
+Problem normed(Problem problem) {
+  for (int r = 0; r < kMaxGemvRows; ++r) {
+    float* x = problem.x.data() + static_cast<size_t>(r) * problem.k;
+    double squares = 0;
+    for (int e = 0; e < problem.k; ++e) squares += double{x[e]} * x[e];
+    const double inverse = 1 / std::sqrt(squares / problem.k + kEps);
+    for (int e = 0; e < problem.k; ++e) {
+      x[e] = static_cast<float>(x[e] * inverse * problem.norm[static_cast<size_t>(e)]);
+    }
+  }
+  return problem;
+}
+
+std::vector<float> expected(const Problem& given, int rows, const Options& options) {
+  const Problem problem = options.norm ? normed(given) : given;
   std::vector<float> out;
   for (int r = 0; r < rows; ++r) {
     for (int i = 0; i < problem.n; ++i) {
       const auto at = static_cast<size_t>(r * problem.n + i);
       double sum = options.bias ? problem.bias[static_cast<size_t>(i)] : 0;
       if (options.accumulate) sum += problem.before[at];
-      for (int e = 0; e < problem.k; ++e) {
-        const uint16_t bits = problem.weight[static_cast<size_t>(i) * problem.k + e];
-        sum += double{problem.x[static_cast<size_t>(r) * problem.k + e]} * bf16_to_f32(bits);
-      }
+      const double gate = product(problem, r, i);
+      sum +=
+          options.gated ? gate / (1 + std::exp(-gate)) * product(problem, r, problem.n + i) : gate;
       out.push_back(static_cast<float>(sum));
     }
   }
@@ -71,8 +101,10 @@ std::vector<float> run(const Problem& problem, int first, int rows, const Option
   }
   const DeviceBuffer out = to_device(values);
   const Stream stream;
+  const DeviceBuffer norm = to_device(problem.norm);
   gemv({x.as<float>(), weight.data(), options.bias ? bias.as<float>() : nullptr, out.as<float>(),
-        rows, problem.n, problem.k, options.accumulate},
+        rows, problem.n, problem.k, options.accumulate, options.norm ? norm.as<float>() : nullptr,
+        kEps, options.gated},
        stream);
   stream.synchronize();
   values = to_host<float>(out);
@@ -91,12 +123,15 @@ TEST(Gemv, AgreesWithAPlainLoop) {
   for (const auto& [n, k] : kSizes) {
     const Problem problem(n, k);
     for (int rows = 1; rows <= kMaxGemvRows; ++rows) {
-      const Options options{rows % 2 == 0, rows % 3 == 0};
       SCOPED_TRACE("N=" + std::to_string(n) + " K=" + std::to_string(k) +
                    " rows=" + std::to_string(rows));
-      EXPECT_LE(
-          cases::relative_error(run(problem, 0, rows, options), expected(problem, rows, options)),
-          2e-5);
+      for (const Options& options :
+           {Options{rows % 2 == 0, rows % 3 == 0}, Options{rows % 2 != 0, rows % 3 != 0, true},
+            Options{false, false, true, true}}) {
+        EXPECT_LE(
+            cases::relative_error(run(problem, 0, rows, options), expected(problem, rows, options)),
+            2e-5);
+      }
     }
   }
 }
@@ -104,7 +139,7 @@ TEST(Gemv, AgreesWithAPlainLoop) {
 TEST(Gemv, ARowDoesNotDependOnTheOthers) {
   for (const auto& [n, k] : kSizes) {
     Problem problem(n, k);
-    const Options options{true, true};
+    const Options options{n % 2 == 0, n % 2 == 0, k % 3 != 0, n % 2 != 0 && k % 3 != 0};
     std::vector<std::vector<float>> alone;
     for (int r = 0; r < kMaxGemvRows; ++r) alone.push_back(run(problem, r, 1, options));
     // The last row is no number, which must stay with it.
@@ -150,6 +185,8 @@ TEST(Gemv, RefusesWhatItCannotRead) {
   EXPECT_THROW(gemv({x, x, nullptr, out, 1, 8, 12}, stream), Error);
   EXPECT_THROW(gemv({x + 1, x, nullptr, out, 1, 8, 8}, stream), Error);
   EXPECT_THROW(gemv({x, x + 2, nullptr, out, 1, 8, 8}, stream), Error);
+  EXPECT_THROW(gemv({x, x, nullptr, out, 1, 8, 8, false, nullptr, 0, true}, stream), Error);
+  EXPECT_THROW(gemv({x, x, x, out, 1, 8, 8, false, x, 0, true}, stream), Error);
 }
 
 }  // namespace

@@ -96,7 +96,7 @@ struct SequenceLayer {
   int32_t* selected = nullptr;      // [M][k] logical pages, ascending: what attention reads
   int32_t* selected_count = nullptr;  // [M]
   float* previous_q = nullptr;        // [M][G][d]: q of the last step, after RoPE
-  int32_t* started = nullptr;         // [1]: whether previous_q holds one
+  int32_t* started = nullptr;         // [M]: whether previous_q holds one
 };
 
 /// What a row does in a step.

@@ -7,19 +7,24 @@
 #include <cstdint>
 
 #include "backends/cuda/head_page.hpp"
+#include "backends/cuda/launch.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
-// One block handles a sequence: its warps take one head of q, k or v after the other. All rows of a
-// sequence read `started`, and it is set when all have: with a block per row that would be a race.
+// A block handles a row, one KV head of a sequence: a warp for each of its queries, one for k and
+// one for v.
 namespace freekv::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kMaxThreads = 1024;
-constexpr int kMaxQueryHeads = 1024;
+constexpr int kMaxGroup = 16;
+constexpr int kMaxThreads = (kMaxGroup + 2) * kWarp;
+constexpr int kAngleThreads = 128;
+// Of the L2 cache: few, since nothing waits for them.
+constexpr int kFetchBlocks = 8;
+constexpr size_t kFetchPiece = 16 << 10;
 
-// What a block knows about its sequence, the same in all threads.
+// What a block knows about its row, the same in all threads.
 struct Step {
   SequenceLayer layer;
   int64_t tokens;   // T
@@ -124,7 +129,7 @@ __device__ float cosine(const Pairs<kDim>& a, const Pairs<kDim>& b) {
   return result < -1 ? -1 : result;
 }
 
-__device__ Step read_step(const RopeAppendParams& p, int b) {
+__device__ Step read_step(const RopeAppendParams& p, int b, int m) {
   Step step;
   step.layer = p.batch.layer(b, p.layer);
   step.tokens = p.batch.length(b);
@@ -133,7 +138,7 @@ __device__ Step read_step(const RopeAppendParams& p, int b) {
   step.token = static_cast<int>(position % p.map.page);
   step.slot = step.layer.budgeted ? p.map.common_slot(page) : page;
   step.retrieving = step.layer.retrieves && p.map.over_budget(step.tokens);
-  step.started = step.retrieving && *step.layer.started != 0;
+  step.started = step.retrieving && step.layer.started[m] != 0;
   return step;
 }
 
@@ -150,6 +155,32 @@ __device__ float draw(int64_t tokens, int layer, int sequence, int head) {
   hash = mixed(hash + static_cast<uint32_t>(sequence));
   hash = mixed(hash + static_cast<uint32_t>(head));
   return static_cast<float>(hash >> 40) * 0x1p-24f;
+}
+
+// The head divided by its root mean square, times `weight`.
+template <int kDim>
+__device__ void norm_head(Pairs<kDim>& v, const float* weight, float eps, Rope rope, int lane) {
+  const float inverse = 1.0f / sqrtf(dot(v, v) / static_cast<float>(kDim) + eps);
+  const Pairs<kDim> by = load_pairs<kDim>(weight, rope, lane);
+  for_each_pair<kDim>(lane, [&](int i, int) {
+    v.first[i] *= inverse * by.first[i];
+    v.second[i] *= inverse * by.second[i];
+  });
+}
+
+// Asks the L2 cache for a part of what a later kernel reads. Nothing waits for it.
+__device__ void fetch_part(const void* from, size_t bytes, int part) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto* begin = static_cast<const char*>(from);
+  const size_t first = (static_cast<size_t>(part) * blockDim.x + threadIdx.x) * kFetchPiece;
+  for (size_t at = first; at < bytes; at += kFetchBlocks * blockDim.x * kFetchPiece) {
+    const auto size = static_cast<uint32_t>(min(kFetchPiece, bytes - at) / 16 * 16);
+    asm volatile(
+        "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(begin + at)),
+        "r"(size)
+        : "memory");
+  }
+#endif
 }
 
 // Rotated, a query head goes to q; where the step retrieves, it is compared with the previous one
@@ -192,80 +223,94 @@ __device__ RowMode mode_of(const RopeAppendParams& p, const Step& step, int b, i
   return drifted ? RowMode::kCorrected : RowMode::kSpeculative;
 }
 
-template <int kDim, typename Kv>
-__global__ void __launch_bounds__(kMaxThreads, 1) rope_append_kernel(RopeAppendParams p) {
-  __shared__ float cosines[kDim / 2];
-  __shared__ float sines[kDim / 2];
-  __shared__ float similarity[kMaxQueryHeads];
+// Positions go to a million: an angle is exact as the f32 product that models were trained with,
+// and sincosf reduces it exactly.
+__global__ void __launch_bounds__(kAngleThreads) rope_angles_kernel(RopeAnglesParams p) {
   const int b = static_cast<int>(blockIdx.x);
+  const auto position = static_cast<float>(p.batch.length(b) - 1);
+  for (int pair = static_cast<int>(threadIdx.x); pair < p.pairs; pair += kAngleThreads) {
+    float sine, cosine;
+    sincosf(__fmul_rn(position, p.frequencies[pair]), &sine, &cosine);
+    p.cosines[b * p.pairs + pair] = cosine * p.scale;
+    p.sines[b * p.pairs + pair] = sine * p.scale;
+  }
+}
+
+template <int kDim, typename Kv>
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    rope_append_kernel(const __grid_constant__ RopeAppendParams p) {
+  __shared__ float similarity[kMaxGroup];
+  let_next_start();
+  const int m = static_cast<int>(blockIdx.x);
+  const int b = static_cast<int>(blockIdx.y);
   const int thread = static_cast<int>(threadIdx.x);
-  const int threads = static_cast<int>(blockDim.x);
-  const int lane = thread % kWarp;
-  const Step step = read_step(p, b);
-
-  // Positions go to a million: an angle is exact as the f32 product that models were trained with,
-  // and sincosf reduces it exactly.
-  for (int pair = thread; pair < kDim / 2; pair += threads) {
-    const float angle = __fmul_rn(static_cast<float>(step.tokens - 1), p.frequencies[pair]);
-    sincosf(angle, &sines[pair], &cosines[pair]);
+  const int lane = thread % kWarp, warp = thread / kWarp;
+  const int kv_heads = p.kv.kv_heads, query_heads = p.kv.query_heads(), group = p.kv.group;
+  wait_for_previous();
+  if (m >= kv_heads) {
+    if (b == 0) fetch_part(p.fetch, p.fetch_bytes, m - kv_heads);
+    return;
   }
-  __syncthreads();
-
-  const int query_heads = p.kv.query_heads();
-  const int kv_heads = p.kv.kv_heads;
-  const int heads = query_heads + 2 * kv_heads;
-  const float* qkv = p.qkv + int64_t{b} * heads * kDim;
-  for (int head = thread / kWarp; head < heads; head += threads / kWarp) {
+  const Step step = read_step(p, b, m);
+  const float* qkv = p.qkv + int64_t{b} * (query_heads + 2 * kv_heads) * kDim;
+  const float* cosines = p.cosines + b * (kDim / 2);
+  const float* sines = p.sines + b * (kDim / 2);
+  if (warp < group) {
+    const int head = m * group + warp;
     Pairs<kDim> v = load_pairs<kDim>(qkv + int64_t{head} * kDim, p.rope, lane);
-    if (head >= query_heads + kv_heads) {
-      const int m = head - query_heads - kv_heads;
-      store_pairs(v, current_value<Kv>(p, step, m), p.rope, lane);
-      continue;
-    }
+    if (p.q_norm) norm_head(v, p.q_norm, p.norm_eps, p.rope, lane);
     rotate(v, cosines, sines, lane);
-    if (head < query_heads) {
-      keep_query(p, step, v, b, head, lane, &similarity[head]);
-    } else {
-      store_pairs(v, current_key<Kv>(p, step, head - query_heads), p.rope, lane);
-    }
+    keep_query(p, step, v, b, head, lane, &similarity[warp]);
+  } else if (warp == group) {
+    Pairs<kDim> v = load_pairs<kDim>(qkv + int64_t{query_heads + m} * kDim, p.rope, lane);
+    if (p.k_norm) norm_head(v, p.k_norm, p.norm_eps, p.rope, lane);
+    rotate(v, cosines, sines, lane);
+    store_pairs(v, current_key<Kv>(p, step, m), p.rope, lane);
+  } else {
+    const Pairs<kDim> v =
+        load_pairs<kDim>(qkv + int64_t{query_heads + kv_heads + m} * kDim, p.rope, lane);
+    store_pairs(v, current_value<Kv>(p, step, m), p.rope, lane);
   }
   __syncthreads();
-
-  for (int m = thread; m < kv_heads; m += threads) {
-    p.mode[int64_t{b} * kv_heads + m] =
-        mode_of(p, step, b, m, similarity + int64_t{m} * p.kv.group);
-  }
-  // All threads read it before the barriers.
-  if (thread == 0 && step.retrieving) *step.layer.started = 1;
+  if (thread != 0) return;
+  p.mode[int64_t{b} * kv_heads + m] = mode_of(p, step, b, m, similarity);
+  if (step.retrieving) step.layer.started[m] = 1;
 }
 
 void check(const RopeAppendParams& p) {
   check_argument(p.batch.n >= 0, "n is {}, must be at least 0", p.batch.n);
   check_argument(p.layer >= 0 && p.layer < p.batch.layer_count, "layer is {}, must be below {}",
                  p.layer, p.batch.layer_count);
-  check_argument(p.kv.kv_heads >= 1 && p.kv.group >= 1 && p.kv.query_heads() <= kMaxQueryHeads,
-                 "{} KV heads of {} query heads each, must be 1 to {} in all", p.kv.kv_heads,
-                 p.kv.group, kMaxQueryHeads);
+  check_argument(p.kv.kv_heads >= 1 && p.kv.group >= 1 && p.kv.group <= kMaxGroup,
+                 "{} KV heads of {} query heads each, must be 1 or more of 1 to {}", p.kv.kv_heads,
+                 p.kv.group, kMaxGroup);
   check_argument(p.kv.page >= 1 && p.kv.page == p.map.page,
                  "page is {} in kv and {} in map, must be equal", p.kv.page, p.map.page);
 }
 
 }  // namespace
 
+void rope_angles(const RopeAnglesParams& params, cudaStream_t stream) {
+  if (params.batch.n == 0) return;
+  rope_angles_kernel<<<static_cast<unsigned>(params.batch.n), kAngleThreads, 0, stream>>>(params);
+  check_cuda(cudaGetLastError(), "rope_angles");
+}
+
 void rope_append(const RopeAppendParams& params, cudaStream_t stream) {
   check(params);
   if (params.batch.n == 0) return;
-  const auto blocks = static_cast<unsigned>(params.batch.n);
-  const int heads = params.kv.query_heads() + 2 * params.kv.kv_heads;
-  const int threads = std::min(heads * kWarp, kMaxThreads);
+  const int fetching = params.fetch ? kFetchBlocks : 0;
+  const dim3 blocks(static_cast<unsigned>(params.kv.kv_heads + fetching),
+                    static_cast<unsigned>(params.batch.n));
+  const auto threads = static_cast<unsigned>((params.kv.group + 2) * kWarp);
   with_head_dim(params.kv.head_dim, [&](auto dim) {
     if (params.kv.type == KvType::kBF16) {
-      rope_append_kernel<dim.value, __nv_bfloat16><<<blocks, threads, 0, stream>>>(params);
+      launch_early(rope_append_kernel<dim.value, __nv_bfloat16>, blocks, threads, 0, stream,
+                   params);
     } else {
-      rope_append_kernel<dim.value, __half><<<blocks, threads, 0, stream>>>(params);
+      launch_early(rope_append_kernel<dim.value, __half>, blocks, threads, 0, stream, params);
     }
   });
-  check_cuda(cudaGetLastError(), "rope_append");
 }
 
 }  // namespace freekv::cuda

@@ -13,13 +13,29 @@ enum class Rope : uint8_t {
   kHalves,       // rotates (i, i + d/2)
 };
 
+/// cos and sin of this step's positions, the same for all layers: position * frequency in f32, both
+/// times `scale`.
+struct RopeAnglesParams {
+  Batch batch;
+  const float* frequencies = nullptr;  // [d/2]
+  int32_t pairs = 0;                   // d/2
+  float scale = 1;
+  float* cosines = nullptr;  // [n, d/2] out
+  float* sines = nullptr;    // [n, d/2] out
+};
+void rope_angles(const RopeAnglesParams& params, cudaStream_t stream);
+
 struct RopeAppendParams {
   Batch batch;
   KvGeometry kv;
   PageMap map;
   int32_t layer = 0;
-  const float* qkv = nullptr;          // [n, (H + 2M) * d]: q, then k, then v
-  const float* frequencies = nullptr;  // [d/2]; the angle is position * frequency in f32
+  const float* qkv = nullptr;     // [n, (H + 2M) * d]: q, then k, then v
+  const float* q_norm = nullptr;  // [d]: RMS norm of each head's query before it turns, or null
+  const float* k_norm = nullptr;  // [d], or null
+  float norm_eps = 0;
+  const float* cosines = nullptr;  // [n, d/2], of rope_angles()
+  const float* sines = nullptr;
   Rope rope = Rope::kInterleaved;
   /// Cosine below which a head is corrected; above 1 always. Negative two and less: never, but for
   /// the first step.
@@ -30,11 +46,14 @@ struct RopeAppendParams {
   float* q = nullptr;               // [R, G, d] out: rotated
   RowMode* mode = nullptr;          // [R] out
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
+  /// Weights that a later kernel reads, for the L2 cache to fetch meanwhile; null for none.
+  const void* fetch = nullptr;
+  size_t fetch_bytes = 0;
 };
-/// Rotates q and k by position T - 1, writes k and v in the KV type to the slot of the current
-/// page, tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets `started`. A
-/// row is dense unless its layer retrieves and T > B; corrected when its layer has not started or
-/// its mean cosine (f32; a zero vector's is 0; NaN counts as drifted) is not >= tau.
+/// Norms and rotates q and k by position T - 1, writes k and v in the KV type to the slot of the
+/// current page, tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets
+/// `started`. A row is dense unless its layer retrieves and T > B; corrected when it has not
+/// started or its mean cosine (f32; a zero vector's is 0; NaN counts as drifted) is not >= tau.
 void rope_append(const RopeAppendParams& params, cudaStream_t stream);
 
 }  // namespace freekv::cuda

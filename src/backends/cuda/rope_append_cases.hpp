@@ -18,6 +18,7 @@ inline constexpr int kLayers = 2;
 inline constexpr int kLayer = 1;
 inline constexpr int kGuard = 64;  // values behind every output, which no kernel may touch
 inline constexpr uint16_t kUnwritten = 0xffff;
+inline constexpr float kNormEps = 1e-5f;
 
 struct Case {
   int kv_heads, group, head_dim, page;
@@ -56,7 +57,7 @@ class World {
       const auto values = static_cast<size_t>(slots * c.geometry().slot());
       fast.push_back(to_device(std::vector<uint16_t>(values, kUnwritten)));
       previous.push_back(to_device(cases::poisoned(c.q_size())));
-      started.push_back(to_device(std::vector<int32_t>{0}));
+      started.push_back(to_device(std::vector<int32_t>(static_cast<size_t>(c.kv_heads), 0)));
       SequenceLayer layer;
       layer.budgeted = spec.budgeted;
       layer.retrieves = spec.retrieves;
@@ -85,14 +86,24 @@ class World {
     const DeviceBuffer mode_out =
         to_device(std::vector<int32_t>(static_cast<size_t>(n * case_.kv_heads + kGuard), -7));
     const Stream stream;
+    const Batch on_device{n, kLayers, sequence.as<int32_t>(), lengths.as<int64_t>(),
+                          layers_.as<SequenceLayer>()};
+    const int32_t pairs = case_.head_dim / 2;
+    const DeviceBuffer angles = to_device(cases::poisoned(2 * int64_t{n} * pairs));
+    float* const cosines = angles.as<float>();
+    float* const sines = cosines + int64_t{n} * pairs;
     const Graph graph = Graph::capture(stream, [&] {
-      rope_append({.batch = {n, kLayers, sequence.as<int32_t>(), lengths.as<int64_t>(),
-                             layers_.as<SequenceLayer>()},
+      rope_angles({on_device, frequencies_.as<float>(), pairs, scale, cosines, sines}, stream);
+      rope_append({.batch = on_device,
                    .kv = case_.geometry(),
                    .map = case_.map(),
                    .layer = kLayer,
                    .qkv = input.as<float>(),
-                   .frequencies = frequencies_.as<float>(),
+                   .q_norm = head_norm.empty() ? nullptr : norms_.as<float>(),
+                   .k_norm = head_norm.empty() ? nullptr : norms_.as<float>(),
+                   .norm_eps = kNormEps,
+                   .cosines = cosines,
+                   .sines = sines,
                    .rope = case_.rope,
                    .tau = tau,
                    .forced_drift = forced_drift,
@@ -114,6 +125,14 @@ class World {
     for (const int32_t s : batch) ++tokens[s];
   }
 
+  /// From here on heads are normed with these weights [d], and cos and sin are times `scale`.
+  void norm_heads(const std::vector<float>& weights) {
+    head_norm = weights;
+    norms_ = to_device(weights);
+  }
+
+  float scale = 1;
+  std::vector<float> head_norm;
   std::vector<int64_t> tokens;
   std::vector<float> frequencies;
   std::vector<DeviceBuffer> fast, previous, started;  // of kLayer, by sequence
@@ -123,7 +142,7 @@ class World {
 
  private:
   Case case_;
-  DeviceBuffer layers_, frequencies_;
+  DeviceBuffer layers_, frequencies_, norms_;
 };
 
 // Every kind of sequence, around pages, the budget and the turns of the window's ring.

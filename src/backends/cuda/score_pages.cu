@@ -2,6 +2,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "backends/cuda/launch.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
 #include "backends/cuda/sketch_values.cuh"
@@ -191,9 +192,12 @@ __device__ void write_scores(const SelectParams& params, int row, int first, int
 
 // One CTA per row (y) and split of its candidates (x).
 template <typename T, int D>
-__global__ void __launch_bounds__(kThreads, 2) score_kernel(SelectParams params) {
+__global__ void __launch_bounds__(kThreads, 2)
+    score_kernel(const __grid_constant__ SelectParams params) {
   using Tile = Tiling<D>;
   const auto row = static_cast<int>(blockIdx.y);
+  let_next_start();
+  wait_for_previous();
   if (params.mode[row] != params.which) return;
   const int b = row / params.kv.kv_heads, head = row % params.kv.kv_heads;
   const int32_t n = row_candidates(params, b);
@@ -262,9 +266,9 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
     constexpr int kDim = decltype(dim)::value;
     const size_t shared = static_cast<size_t>(kv.group) * (2 * kDim + kScoreSplit) * sizeof(float);
     if (kv.type == KvType::kBF16) {
-      score_kernel<__nv_bfloat16, kDim><<<grid, kThreads, shared, stream>>>(params);
+      launch_early(score_kernel<__nv_bfloat16, kDim>, grid, kThreads, shared, stream, params);
     } else {
-      score_kernel<__half, kDim><<<grid, kThreads, shared, stream>>>(params);
+      launch_early(score_kernel<__half, kDim>, grid, kThreads, shared, stream, params);
     }
   });
   check_cuda(cudaGetLastError(), "score_pages");

@@ -64,7 +64,7 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
     layer.selected = places.tables.take<int32_t>(heads * k * sizeof(int32_t));
     layer.selected_count = places.tables.take<int32_t>(heads * sizeof(int32_t));
     layer.previous_q = places.tables.take<float>(q_values * sizeof(float));
-    layer.started = places.tables.take<int32_t>(sizeof(int32_t));
+    layer.started = places.tables.take<int32_t>(heads * sizeof(int32_t));
   }
   return layers;
 }
@@ -118,7 +118,7 @@ void SequenceMemory::reset_tables(int64_t tokens, cudaStream_t stream) {
   for (const SequenceLayer& layer : layers_) {
     if (!layer.retrieves) continue;
     zero(layer.selected_count, heads * sizeof(int32_t));
-    zero(layer.started, sizeof(int32_t));
+    zero(layer.started, heads * sizeof(int32_t));
     if (!layer.budgeted) continue;
     const auto pages = static_cast<size_t>(layer.max_pages);
     const auto resident = static_cast<size_t>(map_.resident);

@@ -1,0 +1,54 @@
+// Programmatic dependent launch, where the GPU has it (sm_90 and newer): a kernel's blocks may
+// start while the kernel before it still runs, and what they can do without its results, such as
+// reading weights, is then behind them when it ends. A step of small kernels is bound by such gaps.
+//
+// A kernel that is launched so must call wait_for_previous() in all of its threads before it reads
+// or writes anything that an earlier kernel of its stream touches, and before it ends: the kernel
+// after it relies on all earlier ones having ended.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "device/cuda/runtime.hpp"
+
+namespace freekv::cuda {
+
+#ifdef __CUDACC__
+/// Returns when the kernel before this one has ended and its writes are visible.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets the next kernel's blocks start as soon as all blocks of this one have called it and there
+/// is room for them.
+__device__ inline void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#endif
+
+/// Launches `kernel`, early if possible, behind what is the last in `stream`.
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
+                  cudaStream_t stream, const Args&... args) {
+  int device = 0, major = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), "cudaLaunchKernelEx");
+}
+
+}  // namespace freekv::cuda
