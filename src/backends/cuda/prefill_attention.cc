@@ -7,8 +7,8 @@
 namespace freekv::cuda {
 
 int prefill_head_dim(int head_dim) {
-  const bool known = head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
-                     head_dim == 256;
+  const bool known =
+      head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
   check_argument(known, "head_dim is {}, must be 64, 80, 96, 128 or 256", head_dim);
   return head_dim == 80 || head_dim == 96 ? 128 : head_dim;
 }
@@ -22,9 +22,10 @@ void prefill_attention(const PrefillAttentionParams& params, cudaStream_t stream
                  "{} queries in a context of {} tokens", params.n, params.context);
   // The kernel counts (token, head of a group) and values in 32 bits.
   constexpr int64_t kMost = std::numeric_limits<uint32_t>::max();
-  check_argument(params.context * kv.kv_heads * dim <= kMost && params.n * kv.query_heads() * dim <= kMost,
-                 "{} queries in a context of {} tokens are too many values for {} and {} heads",
-                 params.n, params.context, kv.query_heads(), kv.kv_heads);
+  check_argument(
+      params.context * kv.kv_heads * dim <= kMost && params.n * kv.query_heads() * dim <= kMost,
+      "{} queries in a context of {} tokens are too many values for {} and {} heads", params.n,
+      params.context, kv.query_heads(), kv.kv_heads);
   if (params.n == 0) return;
   switch (dim) {
     case 64:

@@ -48,9 +48,8 @@ struct PrefillTile {
                         /*rope_theta=*/1);
     constexpr auto kKernel = flashinfer::SinglePrefillWithKVCacheKernel<Traits, Params>;
     constexpr auto kShared = static_cast<int>(sizeof(typename Traits::SharedStorage));
-    check_cuda(
-        cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
-        "shared memory of prefill attention");
+    check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+               "shared memory of prefill attention");
     const dim3 grid((n * group + kQueries - 1) / kQueries, 1, kv_heads);
     kKernel<<<grid, dim3(32, kWarps, 1), kShared, stream>>>(params);
     check_cuda(cudaGetLastError(), "prefill attention");
