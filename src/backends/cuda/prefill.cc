@@ -23,21 +23,20 @@ constexpr size_t kValueBytes = 2;  // bf16 and fp16
 
 // Arrays of one run. C is a chunk's tokens, e prefill_head_dim(d).
 struct Arrays {
-  int32_t* ids = nullptr;        // [T]
-  float* x = nullptr;            // [T, D]: the residual stream
-  void* key = nullptr;           // [T, M, e], of the layer under way
-  void* value = nullptr;         // [T, M, e]
-  void* normed = nullptr;        // [C, D] bf16
-  float* qkv = nullptr;          // [C, (H + 2M) d]
-  void* q = nullptr;             // [C, H, e]
-  void* attended = nullptr;      // [C, H, e] bf16
-  void* attention = nullptr;     // [C, H d] bf16: the same without padding
-  void* gate_up = nullptr;       // [C, 2F] bf16
-  void* activated = nullptr;     // [C, F] bf16
-  void* staging[2] = {};         // [C / p][M][K|V][p][d]: pages on their way to the slow tier
-  Move* common = nullptr;        // common_pages()
-  float* last_normed = nullptr;  // [D]
-  float* logits = nullptr;       // [V]
+  int32_t* ids = nullptr;     // [T]
+  float* x = nullptr;         // [T, D]: the residual stream
+  void* key = nullptr;        // [T, M, e], of the layer under way
+  void* value = nullptr;      // [T, M, e]
+  void* normed = nullptr;     // [C, D] bf16
+  float* qkv = nullptr;       // [C, (H + 2M) d]
+  void* q = nullptr;          // [C, H, e]
+  void* attended = nullptr;   // [C, H, e] bf16
+  void* attention = nullptr;  // [C, H d] bf16: the same without padding
+  void* gate_up = nullptr;    // [C, 2F] bf16
+  void* activated = nullptr;  // [C, F] bf16
+  void* staging[2] = {};      // [C / p][M][K|V][p][d]: pages on their way to the slow tier
+  Move* common = nullptr;     // common_pages()
+  float* logits = nullptr;    // [V]
 };
 
 // What is queued has finished, however run() is left: it reads and writes memory that goes then.
@@ -127,7 +126,6 @@ Arrays Prefill::Impl::take(Parts& parts, int64_t tokens) const {
     staging = parts.take(chunk_pages * static_cast<size_t>(kv.slot()) * kValueBytes);
   }
   at.common = parts.take<Move>(static_cast<size_t>(pages) * sizeof(Move));
-  at.last_normed = parts.take<float>(hidden * sizeof(float));
   at.logits = parts.take<float>(static_cast<size_t>(shape.vocab) * sizeof(float));
   return at;
 }
@@ -290,19 +288,14 @@ void Prefill::Impl::queue_offload(const LayerKv& from, const SequenceLayer& laye
 
 void Prefill::Impl::queue_logits(const Run& run, float* logits) {
   const Arrays& at = run.at;
-  rms_norm({.x = at.x + (run.tokens - 1) * shape.hidden,
-            .weight = weights.final_norm,
-            .out = at.last_normed,
-            .n = 1,
-            .hidden = shape.hidden,
-            .eps = shape.norm_eps},
-           compute);
-  gemv({.x = at.last_normed,
+  gemv({.x = at.x + (run.tokens - 1) * shape.hidden,
         .weight = weights.logits,
         .out = at.logits,
         .rows = 1,
         .n = shape.vocab,
-        .k = shape.hidden},
+        .k = shape.hidden,
+        .norm = weights.final_norm,
+        .norm_eps = shape.norm_eps},
        compute);
   check_cuda(cudaMemcpyAsync(logits, at.logits, static_cast<size_t>(shape.vocab) * sizeof(float),
                              cudaMemcpyDefault, compute),
