@@ -5,16 +5,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=build/cuda-bundle
-programs=(cuda_tests cuda_decode)
+programs=(cuda_tests cuda_decode cuda_prefill)
+tools/setup.sh cuda
 cmake --preset cuda -DFREEKV_CUDA_ARCHITECTURES="${1:-90}" >/dev/null
 cmake --build --preset cuda --target "${programs[@]}" -j "${JOBS:-$(nproc)}"
 rm -rf "$out"
 mkdir -p "$out/lib"
 for program in "${programs[@]}"; do
   strip -o "$out/$program" "build/cuda/bin/$program"
-  # The C and C++ run-time libraries and the driver are the other machine's own.
+  # The C and C++ run-time libraries, the driver and cuBLAS (half a gigabyte) are the other
+  # machine's own.
   ldd "build/cuda/bin/$program" | awk '/=> \// {print $3}' |
-    grep -v -E '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcuda)\.so' |
+    grep -v -E '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcuda|libcublas|libcublasLt)\.so' |
     xargs -r -I{} cp -Ln {} "$out/lib/"
 done
 du -sh "$out"

@@ -6,6 +6,15 @@ cd "$(dirname "$0")/.."
 bundle=build/cuda-bundle
 out="${1:-build}"
 export LD_LIBRARY_PATH="$PWD/$bundle/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# cuBLAS comes from the toolkit or from NVIDIA's Python packages, whichever this machine has.
+for folder in /usr/local/cuda/lib64 /usr/local/cuda/targets/*/lib \
+  $(python3 -c 'import site, sys; print(*site.getsitepackages(), *sys.path)' 2>/dev/null |
+    tr ' ' '\n' | sed 's|$|/nvidia/cu13/lib|;p;s|cu13/lib$|cublas/lib|'); do
+  if [[ -e $folder/libcublasLt.so.13 ]]; then
+    export LD_LIBRARY_PATH="$LD_LIBRARY_PATH:$folder"
+    break
+  fi
+done
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 2
 status=0
 "$bundle/cuda_tests" --gtest_brief=1 || status=1
@@ -15,4 +24,8 @@ status=0
   --json "$out/cuda_decode_8b_512k.json" || status=1
 "$bundle/cuda_decode" --shape llama-3.2-1b --policies full,freekv --contexts 131072,1048576 \
   --json "$out/cuda_decode_1b.json" || status=1
+"$bundle/cuda_prefill" --shape llama-3.1-8b --policy freekv --tokens 8192,131072,524288 \
+  --json "$out/cuda_prefill_8b.json" || status=1
+"$bundle/cuda_prefill" --shape llama-3.2-1b --policy freekv --tokens 131072,1048576 \
+  --json "$out/cuda_prefill_1b.json" || status=1
 exit $status

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing for `build`, `test` or `bench` on Debian 12: as root with apt, otherwise
-# it prints the one line to run. Python packages go to .venv in the repository.
+# Installs what is missing for `build`, `test`, `bench` or `cuda` on Debian 12: as root with apt,
+# otherwise it prints the one line to run. Python packages go to .venv in the repository. `cuda`
+# brings headers and libraries that the CUDA toolkit (nvcc, installed by you) may lack.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose="${1:-build}"
@@ -14,7 +15,8 @@ case "$purpose" in
   bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev libbenchmark-dev ccache python3
                     python3-venv python3-dev
                     libopenblas0-pthread libblis4-pthread libdnnl2) ;;  # yardsticks for our GEMM
-  *) echo "usage: tools/setup.sh build|test|bench" >&2; exit 2 ;;
+  cuda)  packages+=(python3 python3-venv) ;;
+  *) echo "usage: tools/setup.sh build|test|bench|cuda" >&2; exit 2 ;;
 esac
 
 missing=()
@@ -34,13 +36,17 @@ if ((${#missing[@]})); then
   DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null
 fi
 
-# Python packages of the tests and benchmarks, once per list.
+# Python packages of the tests and benchmarks, once per list. Of those for CUDA only the headers and
+# libraries inside are wanted, not the gigabytes of Python that they would bring.
 requirements="tools/requirements-$purpose.txt"
+options=()
+[[ $purpose == cuda ]] && options=(--no-deps --no-compile)
 if [[ -f $requirements ]]; then
   stamp=".venv/.installed-$purpose"
   if ! cmp -s "$requirements" "$stamp"; then
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    .venv/bin/pip install -q --disable-pip-version-check -r "$requirements"
+    .venv/bin/pip install -q --disable-pip-version-check "${options[@]+"${options[@]}"}" \
+      -r "$requirements"
     cp "$requirements" "$stamp"
   fi
 fi

@@ -24,7 +24,7 @@ struct EngineOptions {
   int page = 32;                // p, tokens per page
   int threads = 0;              // 0 takes the machine's
   int max_batch = 1;            // sequences decoded together
-  int chunk = 512;              // tokens of a prefill chunk
+  int chunk = 512;              // tokens of a prefill chunk on the host
   size_t device_kv = SIZE_MAX;  // bytes of the fast tier, all sequences
   size_t host_kv = SIZE_MAX;    // bytes of the slow tier, all sequences
 };

@@ -63,7 +63,6 @@ struct DeviceModelSpec {
   // --- how much at once -------------------------------------------------------------------------
   int max_batch = 1;
   int64_t context = 0;  // most tokens of a sequence
-  int chunk = 512;      // tokens between two calls of a prefill's `proceed`
   int threads = 1;      // host threads that convert weights and touch memory
 };
 
@@ -94,7 +93,8 @@ class DeviceModel {
   virtual int64_t tokens(int32_t sequence) const = 0;
 
   /// Starts the sequence over with `ids`, exactly (dense attention); returns logits [V] in host
-  /// memory, valid until the next call. `proceed(done)` as for Engine::prefill.
+  /// memory, valid until the next call. `proceed(done)` as for Engine::prefill; a device that works
+  /// layer by layer counts tokens over all layers.
   virtual View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
                                        const std::function<bool(int64_t done)>& proceed) = 0;
   /// One step: sequences[i] goes on with ids[i]; returns logits [n, V] in host memory, valid until

@@ -61,7 +61,6 @@ DeviceModelSpec spec_of(const Model& model, const Policy& policy, const EngineOp
   spec.slow_limit_bytes = cache.slow_limit_bytes;
   spec.max_batch = options.max_batch;
   spec.context = options.context;
-  spec.chunk = options.chunk;
   spec.threads = options.threads;
   return spec;
 }

@@ -45,6 +45,8 @@ struct Decoder::Impl {
     return (rule.selects || rule.budgeted) && layer >= rule.dense_layers;
   }
 
+  void begin(int32_t sequence, int64_t count, bool placed);
+
   // --- one step, as it is captured; each reads like the algorithm -------------------------------
   void queue_step(int32_t n);
   void queue_layer(int32_t layer);
@@ -366,21 +368,27 @@ const SequenceLayer& Decoder::layer(int32_t sequence, int32_t layer) const {
       ->layers()[static_cast<size_t>(layer)];
 }
 
-void Decoder::begin(int32_t sequence, int64_t tokens) {
-  SequenceMemory& memory = *impl_->open_sequences.at(static_cast<size_t>(sequence));
-  memory.begin(tokens, impl_->batch.layers + int64_t{sequence} * impl_->shape.layers, impl_->main);
+void Decoder::Impl::begin(int32_t sequence, int64_t count, bool placed) {
+  SequenceMemory& memory = *open_sequences.at(static_cast<size_t>(sequence));
+  memory.begin(count, placed, batch.layers + int64_t{sequence} * shape.layers, main);
   const auto at = static_cast<size_t>(sequence);
-  check_cuda(cudaMemcpyAsync(impl_->tokens.as<int64_t>() + at, &tokens, sizeof(tokens),
-                             cudaMemcpyHostToDevice, impl_->main),
+  check_cuda(cudaMemcpyAsync(tokens.as<int64_t>() + at, &count, sizeof(count),
+                             cudaMemcpyHostToDevice, main),
              "the length of a sequence");
-  const auto heads = static_cast<size_t>(impl_->kv_heads());
-  const size_t layer_rows = static_cast<size_t>(impl_->limits.sequences) * heads;
-  check_cuda(cudaMemset2DAsync(impl_->counters.as<RowCounters>() + at * heads,
-                               layer_rows * sizeof(RowCounters), 0, heads * sizeof(RowCounters),
-                               static_cast<size_t>(impl_->shape.layers), impl_->main),
-             "the counters of a sequence");
-  impl_->main.synchronize();
+  const auto heads = static_cast<size_t>(kv_heads());
+  const size_t layer_rows = static_cast<size_t>(limits.sequences) * heads;
+  check_cuda(
+      cudaMemset2DAsync(counters.as<RowCounters>() + at * heads, layer_rows * sizeof(RowCounters),
+                        0, heads * sizeof(RowCounters), static_cast<size_t>(shape.layers), main),
+      "the counters of a sequence");
+  main.synchronize();
 }
+
+void Decoder::begin(int32_t sequence, int64_t tokens) { impl_->begin(sequence, tokens, false); }
+void Decoder::begin_placed(int32_t sequence, int64_t tokens) {
+  impl_->begin(sequence, tokens, true);
+}
+const PageMap& Decoder::map() const { return impl_->map; }
 
 void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> ids) {
   check_argument(sequences.size() == ids.size(), "{} sequences but {} tokens", sequences.size(),

@@ -86,6 +86,10 @@ class Decoder {
   /// The KV of `tokens` tokens is in place: sketches its pages, brings sink and window into the
   /// fast tier and makes the sequence ready to decode.
   void begin(int32_t sequence, int64_t tokens);
+  /// begin() where sketches and the pages of common_pages() are in place too, and what wrote them
+  /// has finished.
+  void begin_placed(int32_t sequence, int64_t tokens);
+  const PageMap& map() const;
 
   /// One step: sequences[i] goes on with ids[i]. Queues everything and returns.
   void step(std::span<const int32_t> sequences, std::span<const int32_t> ids);

@@ -73,21 +73,6 @@ DeviceModelSpec sizes_of(const DeviceModelSpec& spec) {
   return sizes;
 }
 
-/// STAND-IN until backends/cuda/prefill.hpp: every token of the prompt is a decode step. Slow, and
-/// past the budget not what prefill must be, since steps attend sparsely there.
-void prefill_by_decode_steps(Decoder& decoder, int32_t sequence, std::span<const int32_t> ids,
-                             int64_t chunk, const std::function<bool(int64_t)>& proceed) {
-  decoder.begin(sequence, 0);
-  const auto total = static_cast<int64_t>(ids.size());
-  for (int64_t done = 0; done < total;) {
-    const int64_t end = std::min(done + chunk, total);
-    for (; done < end; ++done) decoder.step({&sequence, 1}, ids.subspan(size_t(done), 1));
-    if (proceed && !proceed(done)) {
-      fail(ErrorCode::kCancelled, "stopped after {} of {} tokens", done, total);
-    }
-  }
-}
-
 }  // namespace
 
 DeviceInfo describe_device() {
@@ -119,6 +104,8 @@ CudaModel::CudaModel(const DeviceModelSpec& spec) : spec_(sizes_of(spec)) {
   decoder_ = std::make_unique<Decoder>(
       shape_of(spec), weights_->weights(), spec.rule, map_of(spec.pages),
       DecoderLimits{spec.max_batch + kSpareSequences, spec.context, spec.threads});
+  prefill_ = std::make_unique<Prefill>(shape_of(spec), weights_->weights(),
+                                       PrefillLimits{.tokens = spec.context});
   logits_ = PinnedBuffer(
       static_cast<size_t>(spec.max_batch) * static_cast<size_t>(spec.vocab) * sizeof(float), 1);
 }
@@ -186,8 +173,9 @@ View<const float, 2> CudaModel::fetch_logits(int64_t n) {
 View<const float, 1> CudaModel::prefill(int32_t sequence, std::span<const int32_t> ids,
                                         const std::function<bool(int64_t)>& proceed) {
   return guarded([&] {
-    prefill_by_decode_steps(*decoder_, sequence, ids, spec_.chunk, proceed);
-    return fetch_logits(1)[0];
+    auto* logits = reinterpret_cast<float*>(logits_.data());
+    prefill_->run(*decoder_, sequence, ids, proceed, logits);
+    return View<const float, 1>(logits, spec_.vocab);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "backends/cuda/decoder.hpp"
 #include "backends/cuda/device_weights.hpp"
+#include "backends/cuda/prefill.hpp"
 #include "backends/device_library.hpp"
 
 namespace freekv::cuda {
@@ -46,6 +47,7 @@ class CudaModel final : public DeviceModel {
   DeviceModelSpec spec_;  // sizes and limits; its borrowed views are not looked at any more
   std::shared_ptr<UploadedWeights> weights_;
   std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Prefill> prefill_;
   PinnedBuffer logits_;                      // [max_batch, V]
   mutable std::optional<std::string> lost_;  // what the device failed with
 };

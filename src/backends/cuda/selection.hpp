@@ -53,6 +53,9 @@ struct SketchPagesParams {
   SequenceLayer layer;
   int32_t first = 0;
   int32_t count = 0;
+  /// If given, read in place of a tier: the layer's keys by token, [tokens][M][key_stride].
+  const void* keys = nullptr;
+  int32_t key_stride = 0;
 };
 void sketch_pages(const SketchPagesParams& params, cudaStream_t stream);
 

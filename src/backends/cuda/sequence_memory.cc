@@ -2,28 +2,12 @@
 
 #include <algorithm>
 
+#include "backends/cuda/parts.hpp"
 #include "backends/cuda/recall.hpp"
 #include "core/check.hpp"
 
 namespace freekv::cuda {
 namespace {
-
-// Hands out parts of a piece of memory whose size is counted by a first pass without memory.
-class Parts {
- public:
-  explicit Parts(std::byte* data) : data_(data) {}
-  template <typename T = void>
-  T* take(size_t bytes) {
-    std::byte* part = data_ ? data_ + used_ : nullptr;
-    used_ += (bytes + 255) / 256 * 256;
-    return static_cast<T*>(static_cast<void*>(part));
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* data_;
-  size_t used_ = 0;
-};
 
 struct Places {
   Parts fast, sketch, tables, slow;
@@ -71,6 +55,19 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
 
 }  // namespace
 
+std::vector<Move> common_pages(const PageMap& map, int64_t tokens) {
+  const bool over = map.over_budget(tokens);
+  const int32_t pages = map.pages(tokens);
+  std::vector<Move> moves;
+  for (int32_t page = 0; page < (over ? map.sink : pages); ++page) {
+    moves.push_back({page, map.common_slot(page) - map.sink});
+  }
+  for (int32_t page = over ? map.window_begin(tokens) : pages; page < pages; ++page) {
+    moves.push_back({page, map.common_slot(page) - map.sink});
+  }
+  return moves;
+}
+
 Decoder::Footprint SequenceMemory::footprint(const DecoderShape& shape, const RetrievalRule& rule,
                                              const PageMap& map, int64_t context) {
   Places places{Parts(nullptr), Parts(nullptr), Parts(nullptr), Parts(nullptr)};
@@ -89,15 +86,18 @@ SequenceMemory::SequenceMemory(const DecoderShape& shape, const RetrievalRule& r
   layers_ = place_layers(shape, rule, map, context, places);
 }
 
-void SequenceMemory::begin(int64_t tokens, const SequenceLayer* table, cudaStream_t stream) {
+void SequenceMemory::begin(int64_t tokens, bool placed, const SequenceLayer* table,
+                           cudaStream_t stream) {
   check_argument(tokens >= 0 && tokens <= context_, "{} tokens are given, the context limit is {}",
                  tokens, context_);
   reset_tables(tokens, stream);
   const auto complete = static_cast<int32_t>(tokens / map_.page);
   for (const SequenceLayer& layer : layers_) {
-    if (layer.sketch && complete > 0) sketch_pages({shape_.kv, layer, 0, complete}, stream);
+    if (!placed && layer.sketch && complete > 0) {
+      sketch_pages({.kv = shape_.kv, .layer = layer, .first = 0, .count = complete}, stream);
+    }
   }
-  load_common_pages(tokens, table, stream);
+  if (!placed) load_common_pages(tokens, table, stream);
   check_cuda(cudaStreamSynchronize(stream), "the beginning of a sequence");
   tokens_ = tokens;
 }
@@ -138,20 +138,10 @@ void SequenceMemory::reset_tables(int64_t tokens, cudaStream_t stream) {
   }
 }
 
-// Sink and window, or everything while it fits, through the same kernel as recall: a slot of a move
-// is counted from the sink on.
+// Through the same kernel as recall.
 void SequenceMemory::load_common_pages(int64_t tokens, const SequenceLayer* table,
                                        cudaStream_t stream) {
-  const bool over = map_.over_budget(tokens);
-  const int32_t pages = map_.pages(tokens);
-  const int32_t head_pages = over ? map_.sink : pages;
-  std::vector<Move> moves;
-  for (int32_t page = 0; page < head_pages; ++page) {
-    moves.push_back({page, map_.common_slot(page) - map_.sink});
-  }
-  for (int32_t page = over ? map_.window_begin(tokens) : pages; page < pages; ++page) {
-    moves.push_back({page, map_.common_slot(page) - map_.sink});
-  }
+  const std::vector<Move> moves = common_pages(map_, tokens);
   const auto heads = static_cast<size_t>(shape_.kv.kv_heads);
   const auto round = static_cast<size_t>(std::max(map_.selected, 1));
   const DeviceBuffer device_moves = device_array<Move>(heads * round);

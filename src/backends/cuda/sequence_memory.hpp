@@ -10,6 +10,10 @@
 
 namespace freekv::cuda {
 
+/// The pages that all heads attend to at `tokens` tokens, and their slots, counted as in Move:
+/// everything while it fits, later sink and window.
+std::vector<Move> common_pages(const PageMap& map, int64_t tokens);
+
 class SequenceMemory {
  public:
   SequenceMemory(const DecoderShape& shape, const RetrievalRule& rule, const PageMap& map,
@@ -23,8 +27,9 @@ class SequenceMemory {
   int64_t tokens() const { return tokens_; }
   void grow() { ++tokens_; }
 
-  /// Decoder::begin(); `table` is where layers() stand on the device. Returns when done.
-  void begin(int64_t tokens, const SequenceLayer* table, cudaStream_t stream);
+  /// Decoder::begin(), or begin_placed(); `table` is where layers() stand on the device. Returns
+  /// when done.
+  void begin(int64_t tokens, bool placed, const SequenceLayer* table, cudaStream_t stream);
 
  private:
   void reset_tables(int64_t tokens, cudaStream_t stream);

@@ -19,6 +19,10 @@ struct KeyColumn {
 
 __device__ KeyColumn key_column(const SketchPagesParams& params, int32_t page, int head,
                                 int channel) {
+  if (params.keys) {
+    const int64_t row = int64_t{page} * params.kv.page * params.kv.kv_heads + head;
+    return {row * params.key_stride + channel, int64_t{params.kv.kv_heads} * params.key_stride};
+  }
   if (params.layer.budgeted) {
     return {params.kv.slow_head_page(page, head) + channel, params.kv.head_dim};
   }
@@ -47,6 +51,7 @@ __global__ void __launch_bounds__(kThreads) sketch_kernel(SketchPagesParams para
   const auto page = static_cast<int32_t>(params.first + at / columns / kv.kv_heads);
 
   const void* tier = params.layer.budgeted ? params.layer.slow : params.layer.fast;
+  if (params.keys) tier = params.keys;
   const KeyColumn column = key_column(params, page, head, channel);
   const T* keys = static_cast<const T*>(tier) + column.begin;
   float hi[kValues], lo[kValues];
@@ -84,6 +89,12 @@ void check(const SketchPagesParams& params) {
                  int64_t{params.first} + params.count, params.layer.max_pages);
   check_argument(params.layer.sketch != nullptr, "the layer has no sketches, {} are asked for",
                  params.count);
+  if (params.keys) {
+    check_argument(params.key_stride >= kv.head_dim && params.key_stride % kValues == 0,
+                   "keys of {} values every {}, must be a multiple of {}", kv.head_dim,
+                   params.key_stride, kValues);
+    return;
+  }
   check_argument((params.layer.budgeted ? params.layer.slow : params.layer.fast) != nullptr,
                  "the layer has no {} tier, {} pages are asked for",
                  params.layer.budgeted ? "slow" : "fast", params.count);
