@@ -26,8 +26,8 @@ void run_random_steps(const World& world, int steps) {
 }
 
 TEST(ChoosePages, EqualTheCpusChoiceOfPagesAndSlots) {
-  for (const Pooling pooling : {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax,
-                                    Pooling::kMeanScore, Pooling::kMaxScore}) {
+  for (const Pooling pooling :
+       {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax, Pooling::kMeanScore, Pooling::kMaxScore}) {
     for (const int factor : {1, 3}) {
       run_random_steps({.k = 8, .resident = 8 * factor, .pooling = pooling}, 40);
       run_random_steps({.heads = 1,
