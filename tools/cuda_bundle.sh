@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the program, its CUDA backend, the CUDA tests and benchmarks (no GPU needed) and puts them,
-# stripped, with the libraries that a bare machine lacks, into build/cuda-bundle. tools/cuda_check.sh runs them from there.
+# stripped, with the libraries that a bare machine lacks, into build/cuda-bundle.
+# tools/cuda_check.sh runs them from there.
 # GPUs to build for: tools/cuda_bundle.sh [ARCHITECTURES], for example 90 or "80;90" (default: 90).
 set -euo pipefail
 cd "$(dirname "$0")/.."
