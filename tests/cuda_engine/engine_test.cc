@@ -70,6 +70,32 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
   }
 }
 
+// Where it does not depend on rounding how many heads drift, both count the same.
+TEST(DeviceEngine, CountsWhatTheHostCounts) {
+  const TemporaryModel model(tiny_model_records(shape_for("cuda")));
+  const auto tokens = random_tokens(330, 22);
+  for (const char* policy :
+       {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1"}) {
+    RetrievalStats stats[2];
+    for (const bool on_device : {false, true}) {
+      EngineOptions options = options_for("cuda", model);
+      options.policy = policy;
+      if (!on_device) options.backend = "cpu";
+      Engine engine(options);
+      const auto sequence = engine.new_sequence();
+      run(engine, *sequence, tokens, 300);
+      stats[on_device] = sequence->stats();
+    }
+    const RetrievalStats &host = stats[0], &device = stats[1];
+    EXPECT_EQ(device.selections, host.selections) << policy;
+    EXPECT_EQ(device.pages_selected, host.pages_selected) << policy;
+    EXPECT_EQ(device.corrections_tested, host.corrections_tested) << policy;
+    EXPECT_EQ(device.drifted_by_layer, host.drifted_by_layer) << policy;
+    EXPECT_EQ(device.bytes_offloaded, host.bytes_offloaded) << policy;
+    EXPECT_EQ(device.hits + device.misses_before + device.misses_after, device.pages_selected);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, DeviceAgainstHost,
                          testing::Values(Variant{"g3", 6, 2, 64, 16, "bf16"},
                                          Variant{"g1", 2, 2, 80, 16, "f16"},

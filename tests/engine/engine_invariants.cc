@@ -249,6 +249,17 @@ TEST_P(EveryPolicy, CountersKeepTheirRelations) {
   EXPECT_LE(stats.drifted(), stats.corrections_tested);
 }
 
+TEST_P(EveryPolicy, AFullSequenceTakesWhatWasSaidBefore) {
+  Engine engine(options());
+  const MemoryStats said = engine.memory_for(320);
+  const auto sequence = engine.new_sequence(320);
+  run(engine, *sequence, random_tokens(320, 17), 310);
+  const MemoryStats held = sequence->memory();
+  EXPECT_EQ(held.fast_kv_bytes, said.fast_kv_bytes);
+  EXPECT_EQ(held.slow_kv_bytes, said.slow_kv_bytes);
+  EXPECT_EQ(held.sketch_bytes, said.sketch_bytes);
+}
+
 TEST_P(EveryPolicy, AnOverlongPromptAndAFullContextAreRefused) {
   Engine engine(options());
   const auto sequence = engine.new_sequence(100);

@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kValueBytes = 2;  // bf16
+// These convert as fast as the link takes it; each more costs time to lock its buffers.
+constexpr int kMostThreads = 16;
 
 size_t device_bytes(const WeightView& matrix) {
   return static_cast<size_t>(matrix.rows) * static_cast<size_t>(matrix.cols) * kValueBytes;
@@ -109,7 +111,7 @@ void upload(const DeviceModelSpec& spec, std::vector<Block> blocks) {
   });
   std::atomic<size_t> next{0}, done{0};
   std::atomic<bool> cancelled{false};
-  ThreadPool pool(spec.threads);
+  ThreadPool pool(std::min(spec.threads, kMostThreads));
   pool.run([&](int worker) {
     Uploader uploader;
     while (!cancelled) {
@@ -187,6 +189,9 @@ UploadedWeights::UploadedWeights(const DeviceModelSpec& spec) : matrices_(bytes(
   check_cuda(cudaMemcpy(vectors_.data(), vectors.values().data(), vectors_.bytes(),
                         cudaMemcpyHostToDevice),
              "the upload of norms and biases");
+  // That returns when the values are out of host memory, not when they are in place, and the
+  // decoder's streams do not wait for the default one.
+  check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "the upload of norms and biases");
 
   const auto vector = [&](size_t at) -> const float* {
     return at == Vectors::kNone ? nullptr : vectors_.as<float>() + at;
