@@ -27,7 +27,6 @@ struct Options {
   int ctas = 8;
   int steps = 64;
   int threads = 8;
-  int fetch = 32;  // MiB
   std::string json;
 };
 
@@ -80,8 +79,7 @@ void check_output(const NamedShape& named, const SyntheticModel& model, const Op
     // One page more than the budget may hold, so that the layers are built to retrieve.
     const int64_t room = options.budget + 4 * options.page;
     Decoder decoder(named.shape, model.weights(), rule_of(policy, options),
-                    map_of(named.shape, options, room),
-                    {1, room, options.threads, size_t{1} << 20});
+                    map_of(named.shape, options, room), {1, room, options.threads});
     const int32_t sequence = decoder.open(room);
     fill_cache(decoder, named.shape, sequence, context - 8);
     for (int32_t i = 0; i < 8; ++i) decoder.step({{sequence}}, {{7 + i}});
@@ -120,7 +118,7 @@ nlohmann::json measure(const NamedShape& named, const SyntheticModel& model, con
   const int64_t room = context + 4 * options.steps + 64;
   const PageMap map = map_of(named.shape, options, room);
   Decoder decoder(named.shape, model.weights(), rule_of(policy, options), map,
-                  {batch, room, options.threads, static_cast<size_t>(options.fetch) << 20});
+                  {batch, room, options.threads});
   const Decoder::Footprint size = decoder.footprint(room);
   fmt::print(stderr, "{} {} x {}: {} MiB fast, {} MiB host, {} MiB sketches\n", policy, context,
              batch, (size.fast * batch) >> 20, (size.slow * batch) >> 20,
@@ -231,8 +229,6 @@ int main(int argc, char** argv) {
                  "share of the selected pages that are new; negative: by score")
       ->capture_default_str();
   app.add_option("--ctas", options.ctas, "CTAs of a gather")->capture_default_str();
-  app.add_option("--fetch", options.fetch, "MiB of weights fetched into L2 beside attention")
-      ->capture_default_str();
   app.add_option("--steps", options.steps, "steps in each of three rounds")->capture_default_str();
   app.add_option("--json", options.json, "file for the rows");
   CLI11_PARSE(app, argc, argv);

@@ -8,7 +8,9 @@
 
 namespace freekv::cuda {
 
-inline constexpr int kSelectWarps = 32;  // as many as lanes: a warp can scan one value of each
+// Few enough to find room on an SM beside a matrix product; at most as many warps as lanes, so that
+// a warp can scan one value of each.
+inline constexpr int kSelectWarps = 8;
 inline constexpr int kSelectThreads = 32 * kSelectWarps;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -47,7 +49,7 @@ __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
   }
   if (lane == 0) shared.found[warp] = found;
   __syncthreads();
-  const int of_lane = shared.found[lane];
+  const int of_lane = lane < kSelectWarps ? shared.found[lane] : 0;
   const int total = sum_of_warp(of_lane);
   int rank = sum_of_warp(lane < warp ? of_lane : 0);
   for (int first = begin; first < end; first += 32) {
@@ -76,13 +78,17 @@ struct Kth {
   int equals = 0;
 };
 
+// Where the bin of a digit stands, so that the lanes of find_digit() meet no bank twice.
+__device__ inline uint32_t bin_of(uint32_t digit) { return digit % 8 * 32 + digit / 8; }
+
 // By one warp: the digit in which the `remaining`-th largest lies. A lane has eight bins, from
 // above.
 __device__ inline void find_digit(const uint32_t* histogram, int remaining, SelectShared& shared) {
   const int lane = threadIdx.x % 32;
   const int top = 255 - 8 * lane;
   int own = 0;
-  for (int j = 0; j < 8; ++j) own += static_cast<int>(histogram[top - j]);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) own += static_cast<int>(histogram[bin_of(top - j)]);
   int upto = own;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
@@ -92,7 +98,7 @@ __device__ inline void find_digit(const uint32_t* histogram, int remaining, Sele
   int above = upto - own;
   if (above >= remaining || upto < remaining) return;
   for (int j = 0; j < 8; ++j) {
-    const int here = static_cast<int>(histogram[top - j]);
+    const int here = static_cast<int>(histogram[bin_of(top - j)]);
     if (above + here >= remaining) {
       shared.digit = static_cast<uint32_t>(top - j);
       shared.remaining = remaining - above;
@@ -100,6 +106,15 @@ __device__ inline void find_digit(const uint32_t* histogram, int remaining, Sele
       return;
     }
     above += here;
+  }
+}
+
+// Adds one to the bin of each lane in `lanes`. Floats of one sign and size share their first digit:
+// lanes with the same bin are counted together, or they would take turns at it.
+__device__ inline void count_digit(unsigned lanes, uint32_t digit, uint32_t* histogram) {
+  const unsigned peers = __match_any_sync(lanes, digit);
+  if ((peers & ((1u << threadIdx.x % 32) - 1)) == 0) {
+    atomicAdd(&histogram[bin_of(digit)], static_cast<uint32_t>(__popc(peers)));
   }
 }
 
@@ -111,8 +126,12 @@ __device__ inline Kth kth_largest(const float* values, int n, int k, SelectShare
     const uint32_t known = pass == 0 ? 0 : 0xffffffffu << (shift + 8);  // digits found so far
     for (int i = threadIdx.x; i < n; i += kSelectThreads) {
       const uint32_t order = order_of(values[i]);
-      if (((order ^ kth.order) & known) != 0) continue;
-      atomicAdd(&shared.histogram[pass][(order >> shift) & 255u], 1u);
+      const uint32_t digit = (order >> shift) & 255u;
+      if (pass == 0) {
+        count_digit(__activemask(), digit, shared.histogram[0]);
+      } else if (((order ^ kth.order) & known) == 0) {
+        atomicAdd(&shared.histogram[pass][bin_of(digit)], 1u);
+      }
     }
     __syncthreads();
     if (threadIdx.x < 32) find_digit(shared.histogram[pass], kth.taken, shared);

@@ -15,13 +15,15 @@ namespace freekv::cuda {
 namespace {
 
 constexpr int kMaxGroup = 16;
+/// What a matrix product leaves free on an SM for a CTA of kSelectThreads (gemv.cu).
+constexpr int kRegisters = 32;
 /// Pooled values of up to so many candidates stay in shared memory; more are read from scratch.
 constexpr int kSharedValues = 16384;
 /// With the static part below what every chip from sm_80 on gives a CTA (99 KiB).
 constexpr size_t kMaxShared = size_t{92} << 10;
 
-// Dynamic shared memory: one area that the pooled values, forced churn's bitmap and the sort of the
-// victims use in turn, then lists of one row.
+// Dynamic shared memory: one area that the pooled values and the sort of the victims use in turn,
+// then lists of one row.
 struct SharedSizes {
   int values = 0;         // pooled values that fit
   int sort = 0;           // a power of two, the resident slots or more
@@ -43,7 +45,7 @@ struct Row {
   int head;
   int n;  // candidates
   int k;
-  const SequenceLayer& layer;
+  SequenceLayer layer;
 };
 
 __device__ RowLists row_lists(unsigned char* memory, const SharedSizes& sizes, int k) {
@@ -95,7 +97,6 @@ __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftm
   const float start = kMean ? 0.0f : -INFINITY;
   const float divisor = kMean ? static_cast<float>(group) : 1.0f;
   const float* scores = scratch.row_scores(row.at, 0);
-  float* pooled = scratch.row_pooled(row.at);
   for (int i = 4 * static_cast<int>(threadIdx.x); i < row.n; i += 4 * kSelectThreads) {
     float4 sum = {start, start, start, start};
 #pragma unroll 4
@@ -108,20 +109,18 @@ __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftm
     }
     sum = {sum.x / divisor, sum.y / divisor, sum.z / divisor, sum.w / divisor};
     *reinterpret_cast<float4*>(values + i) = sum;
-    // Kept also where nothing here reads it: forced churn must not make this work vanish.
-    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = sum;
   }
 }
 
 __device__ void pool_scores(const SelectParams& params, const Row& row, float* values) {
   __shared__ HeadSoftmax softmax[kMaxGroup];
   const int warp = threadIdx.x / 32;
-  if (has_softmax(params.pooling) && warp < params.kv.group) {
+  for (int g = warp; has_softmax(params.pooling) && g < params.kv.group; g += kSelectWarps) {
     const SelectionScratch scratch(params);
     const int splits = (row.n + kScoreSplit - 1) / kScoreSplit;
     const HeadSoftmax joined =
-        join_splits(scratch.row_splits(row.at, warp), splits, params.scale * kLog2E);
-    if (threadIdx.x % 32 == 0) softmax[warp] = joined;
+        join_splits(scratch.row_splits(row.at, g), splits, params.scale * kLog2E);
+    if (threadIdx.x % 32 == 0) softmax[g] = joined;
   }
   __syncthreads();
   switch (params.pooling) {
@@ -143,6 +142,19 @@ __device__ void pool_scores(const SelectParams& params, const Row& row, float* v
 
 // --- which pages ---------------------------------------------------------------------------------
 
+__device__ Churn churn_of(const SelectParams& params, const Row& row) {
+  const auto sequence = static_cast<uint64_t>(params.batch.sequence[row.b]);
+  uint64_t seed = mixed(static_cast<uint64_t>(params.batch.length(row.b)));
+  seed = mixed(seed + static_cast<uint64_t>(params.layer));
+  seed = mixed(seed + sequence);
+  seed = mixed(seed + static_cast<uint64_t>(row.head));
+  const SequenceLayer& layer = row.layer;
+  if (!layer.budgeted) return {nullptr, nullptr, 0, seed, params.forced_churn};
+  return {layer.slot_of_page + int64_t{row.head} * layer.max_pages,
+          layer.last_use + int64_t{row.head} * params.map.resident, layer.clock[row.head], seed,
+          params.forced_churn};
+}
+
 // The k best candidates, more than k of them, to chosen[k].
 __device__ void choose_best(const SelectParams& params, const Row& row, const SharedSizes& sizes,
                             float* area, SelectShared& shared, int32_t* chosen) {
@@ -151,6 +163,13 @@ __device__ void choose_best(const SelectParams& params, const Row& row, const Sh
   }
   float* values = row.n <= sizes.values ? area : SelectionScratch(params).row_pooled(row.at);
   pool_scores(params, row, values);
+  if (params.forced_churn >= 0) {
+    const Churn churn = churn_of(params, row);
+    for (int i = threadIdx.x; i < row.n; i += kSelectThreads) {
+      values[i] = churn.value(params.map.sink + i);
+    }
+    __syncthreads();
+  }
   const Kth kth = kth_largest(values, row.n, row.k, shared);
   int last_equal = row.n;  // of equals the lower pages are taken, up to this one
   if (kth.taken < kth.equals) {
@@ -168,21 +187,6 @@ __device__ void choose_best(const SelectParams& params, const Row& row, const Sh
         return order > kth.order || (order == kth.order && i <= last_equal);
       },
       [&](int rank, int i) { chosen[rank] = params.map.sink + i; });
-}
-
-__device__ Churn churn_of(const SelectParams& params, const Row& row) {
-  const auto sequence = static_cast<uint64_t>(params.batch.sequence[row.b]);
-  uint64_t seed = mixed(static_cast<uint64_t>(params.batch.length(row.b)));
-  seed = mixed(seed + static_cast<uint64_t>(params.layer));
-  seed = mixed(seed + sequence);
-  seed = mixed(seed + static_cast<uint64_t>(row.head));
-  return {row.layer.selected + int64_t{row.head} * row.k,
-          row.layer.selected_count[row.head],
-          params.map.sink,
-          row.n,
-          row.k,
-          seed,
-          params.forced_churn};
 }
 
 // --- which slots ---------------------------------------------------------------------------------
@@ -206,6 +210,8 @@ __device__ int find_missing(const Row& row, int count, int resident, uint32_t no
       count, shared, [&](int i) { return lists.place[i] < 0; },
       [&](int rank, int i) { lists.missing[rank] = lists.chosen[i]; });
 }
+
+__device__ bool has_bit(const uint32_t* bits, int i) { return (bits[i / 32] >> i % 32 & 1u) != 0; }
 
 // Slots in the order in which they are given up, as PageTable::plan() takes them; those in use
 // last.
@@ -264,17 +270,12 @@ __device__ void count_selection(const SelectParams& params, const Row& row, int 
 }
 
 // One CTA per row.
-__global__ void __launch_bounds__(kSelectThreads)
+__global__ void __maxnreg__(kRegisters)
     choose_kernel(const __grid_constant__ SelectParams params, const SharedSizes sizes) {
   extern __shared__ uint4 choose_memory[];
   __shared__ SelectShared shared;
   let_next_start();
-  wait_for_previous();
   const auto at = static_cast<int>(blockIdx.x);
-  if (params.mode[at] != params.which) {
-    if (threadIdx.x == 0) params.move_count[at] = 0;
-    return;
-  }
   const int b = at / params.kv.kv_heads;
   const Row row{at,
                 b,
@@ -282,15 +283,16 @@ __global__ void __launch_bounds__(kSelectThreads)
                 row_candidates(params, b),
                 params.map.selected,
                 params.batch.layer(b, params.layer)};
+  wait_for_previous();
+  if (params.mode[at] != params.which) {
+    if (threadIdx.x == 0) params.move_count[at] = 0;
+    return;
+  }
   const RowLists lists = row_lists(reinterpret_cast<unsigned char*>(choose_memory), sizes, row.k);
 
   const int count = min(max(row.n, 0), row.k);
   if (row.n > row.k) {
     choose_best(params, row, sizes, reinterpret_cast<float*>(choose_memory), shared, lists.chosen);
-    if (params.forced_churn >= 0) {
-      choose_forced(churn_of(params, row), reinterpret_cast<uint32_t*>(choose_memory), shared,
-                    lists.chosen);
-    }
   } else {
     for (int i = threadIdx.x; i < count; i += kSelectThreads) lists.chosen[i] = params.map.sink + i;
     __syncthreads();
@@ -318,9 +320,6 @@ SharedSizes shared_sizes(const SelectParams& params) {
   sizes.sort = static_cast<int>(std::max(64u, std::bit_ceil(resident)));
   size_t area = std::max(static_cast<size_t>(sizes.values) * sizeof(float),
                          static_cast<size_t>(sizes.sort) * sizeof(unsigned long long));
-  if (params.forced_churn >= 0) {
-    area = std::max(area, static_cast<size_t>(params.max_candidates + 31) / 32 * sizeof(uint32_t));
-  }
   sizes.area_bytes = (area + 15) / 16 * 16;
   sizes.bytes = sizes.area_bytes + (3 * k + (resident + 31) / 32) * sizeof(int32_t);
   return sizes;

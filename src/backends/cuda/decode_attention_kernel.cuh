@@ -178,16 +178,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int b = r / params.kv.kv_heads;
   const int head = r % params.kv.kv_heads;
   let_next_start();
+  // What no kernel of a step writes can be read before the last one has ended.
+  const SequenceLayer layer = params.batch.layer(b, params.layer);
+  const int64_t tokens = params.batch.length(b);
   wait_for_previous();
 
-  const RowPages row = row_pages(params, b, head, params.mode[r]);
+  const RowPages row = row_pages(params.map, layer, tokens, head, params.mode[r]);
   const Share share = share_of(row.tiles, params.splits, split);
   if (split >= share.used) return;
 
   const int64_t at = int64_t{r} * group * kDim;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  TileStream<kDim> tiles(params, row, params.batch.layer(b, params.layer).fast, head,
-                         share.first + warp, share.last, shared.warp_stages());
+  TileStream<kDim> tiles(params, row, layer.fast, head, share.first + warp, share.last,
+                         shared.warp_stages());
   tiles.start_first();
   constexpr float kLog2E = 1.4426950408889634f;
   Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);

@@ -32,11 +32,9 @@ struct RowPages {
   }
 };
 
-__device__ inline RowPages row_pages(const DecodeAttentionParams& params, int b, int head,
-                                     RowMode mode) {
-  const PageMap& map = params.map;
-  const SequenceLayer& layer = params.batch.layer(b, params.layer);
-  const int64_t tokens = params.batch.length(b);
+/// `tokens`: of the sequence.
+__device__ inline RowPages row_pages(const PageMap& map, const SequenceLayer& layer, int64_t tokens,
+                                     int head, RowMode mode) {
   const int32_t pages = map.pages(tokens);
   RowPages row;
   row.budgeted = layer.budgeted;

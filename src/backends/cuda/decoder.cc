@@ -181,29 +181,24 @@ void Decoder::Impl::queue_layer(int32_t layer) {
           .k = hidden,
           .norm = w.attention_norm,
           .norm_eps = shape.norm_eps});
-  rope_append(
-      {.batch = batch,
-       .kv = shape.kv,
-       .map = map,
-       .layer = layer,
-       .qkv = qkv.as<float>(),
-       .q_norm = w.q_norm,
-       .k_norm = w.k_norm,
-       .norm_eps = shape.norm_eps,
-       .cosines = cosines.as<float>(),
-       .sines = sines.as<float>(),
-       .rope = shape.rope,
-       // Above 1 every head selects with this step's query.
-       .tau = rule.speculative ? rule.tau : 2.0f,
-       .forced_drift = rule.speculative ? rule.forced_drift : -1,
-       .q = const_cast<float*>(select.q),
-       .mode = const_cast<RowMode*>(select.mode),
-       .counters = select.counters,
-       // Memory has little to do until attention is over.
-       .fetch = w.output,
-       .fetch_bytes = std::min(limits.fetch_bytes, 2 * static_cast<size_t>(hidden) *
-                                                       static_cast<size_t>(attended_width))},
-      main);
+  rope_append({.batch = batch,
+               .kv = shape.kv,
+               .map = map,
+               .layer = layer,
+               .qkv = qkv.as<float>(),
+               .q_norm = w.q_norm,
+               .k_norm = w.k_norm,
+               .norm_eps = shape.norm_eps,
+               .cosines = cosines.as<float>(),
+               .sines = sines.as<float>(),
+               .rope = shape.rope,
+               // Above 1 every head selects with this step's query.
+               .tau = rule.speculative ? rule.tau : 2.0f,
+               .forced_drift = rule.speculative ? rule.forced_drift : -1,
+               .q = const_cast<float*>(select.q),
+               .mode = const_cast<RowMode*>(select.mode),
+               .counters = select.counters},
+              main);
 
   const bool retrieving = rule.selects && retrieves(layer);
   if (retrieving) queue_selection(select, main);
@@ -249,13 +244,15 @@ void Decoder::Impl::queue_selection(SelectParams params, cudaStream_t on) {
   score_pages(params, on);
   choose_pages(params, on);
   if (!rule.budgeted) return;
+  // Attention waits for these pages: more CTAs, so that they do not share the link evenly with the
+  // recall that is still under way for the layer before.
   gather({.batch = batch,
           .kv = shape.kv,
           .map = map,
           .layer = params.layer,
           .moves = params.moves,
           .move_count = params.move_count,
-          .ctas = rule.gather_ctas},
+          .ctas = 4 * rule.gather_ctas},
          on);
 }
 

@@ -52,8 +52,6 @@ struct DecoderLimits {
   int32_t sequences = 1;  // open at once, and the largest batch
   int64_t context = 0;    // most tokens of a sequence
   int32_t host_threads = 4;
-  /// Bytes of weights that the L2 cache is asked for while attention is under way.
-  size_t fetch_bytes = 0;
 };
 
 /// Used by one thread. Throws Error: kOutOfMemory with both byte counts before anything of a

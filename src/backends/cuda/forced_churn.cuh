@@ -1,10 +1,8 @@
-// SelectParams::forced_churn: a selection drawn by a hash in place of the scores' choice, for
-// benchmarks of synthetic weights, whose own selections would say nothing about a trained model's.
+// SelectParams::forced_churn: values drawn by a hash in place of the scores', for benchmarks of
+// synthetic weights, whose own selections would say nothing about a trained model's.
 #pragma once
 
 #include <cstdint>
-
-#include "backends/cuda/block_select.cuh"
 
 namespace freekv::cuda {
 
@@ -16,80 +14,24 @@ __device__ inline uint64_t mixed(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// The last selection, and what is drawn of it.
+/// A step of one row. Pages of the last selection are those in a slot that it used.
 struct Churn {
-  const int32_t* last;  // [count] pages
-  int count;
-  int32_t sink;
-  int n;  // candidates, more than k
-  int k;
-  uint64_t seed;  // of the step, layer, sequence and head
+  const int32_t* slot_of_page;  // null: nothing was selected
+  const uint32_t* last_use;
+  uint32_t clock;  // of the last selection
+  uint64_t seed;   // of the step, layer, sequence and head
   float share;
 
-  __device__ uint64_t draw(int i, int salt) const {
-    return mixed(seed + 2 * static_cast<uint64_t>(i) + static_cast<uint64_t>(salt));
-  }
-  /// The candidate at place i of the last selection, or -1.
-  __device__ int candidate(int i) const {
-    const int at = i < count ? last[i] - sink : -1;
-    return at < n ? at : -1;
-  }
-  __device__ bool replaces(int i) const {
-    return candidate(i) < 0 || static_cast<float>(draw(i, 0) >> 40) * 0x1p-24f < share;
+  /// Each page of the last selection is above all others, but for a `share` of them, which are
+  /// below.
+  __device__ float value(int32_t page) const {
+    const uint64_t bits = mixed(seed + static_cast<uint64_t>(page));
+    const float drawn = static_cast<float>(bits >> 40) * 0x1p-24f;
+    const int32_t slot = slot_of_page == nullptr ? -1 : slot_of_page[page];
+    if (slot < 0 || last_use[slot] != clock) return 1 + drawn;
+    return static_cast<float>(static_cast<uint32_t>(bits) >> 8) * 0x1p-24f < share ? drawn
+                                                                                   : 2 + drawn;
   }
 };
-
-__device__ inline bool has_bit(const uint32_t* bits, int i) {
-  return (bits[i / 32] >> i % 32 & 1u) != 0;
-}
-
-__device__ inline void drop_replaced(const Churn& churn, uint32_t* taken) {
-  for (int i = threadIdx.x; i < churn.count; i += kSelectThreads) {
-    const int at = churn.candidate(i);
-    if (at >= 0 && churn.replaces(i)) atomicAnd(&taken[at / 32], ~(1u << at % 32));
-  }
-  __syncthreads();
-}
-
-// Threads draw side by side: which of them gets a contested place depends on timing, but with
-// linear probing the set of places taken in the end does not.
-__device__ inline void draw_replacements(const Churn& churn, uint32_t* taken) {
-  for (int i = threadIdx.x; i < churn.k; i += kSelectThreads) {
-    if (!churn.replaces(i)) continue;
-    auto at = static_cast<int>(churn.draw(i, 1) % static_cast<uint64_t>(churn.n));
-    while ((atomicOr(&taken[at / 32], 1u << at % 32) >> at % 32 & 1u) != 0) {
-      at = at + 1 < churn.n ? at + 1 : 0;
-    }
-  }
-  __syncthreads();
-}
-
-/// Writes chosen[k], ascending: the last selection's pages, each replaced with probability `share`;
-/// candidates at even distances where there was none. `taken` has a bit per candidate.
-__device__ inline void choose_forced(const Churn& churn, uint32_t* taken, SelectShared& shared,
-                                     int32_t* chosen) {
-  if (churn.count == 0) {
-    for (int i = threadIdx.x; i < churn.k; i += kSelectThreads) {
-      chosen[i] = churn.sink + static_cast<int32_t>(int64_t{i} * churn.n / churn.k);
-    }
-    __syncthreads();
-    return;
-  }
-  for (int i = threadIdx.x; i < (churn.n + 31) / 32; i += kSelectThreads) taken[i] = 0;
-  __syncthreads();
-  for (int i = threadIdx.x; i < churn.count; i += kSelectThreads) {
-    const int at = churn.candidate(i);
-    if (at >= 0) atomicOr(&taken[at / 32], 1u << at % 32);
-  }
-  __syncthreads();
-  // What is replaced must not be drawn again, as long as there is enough else.
-  const bool room = churn.n >= 2 * churn.k;
-  if (!room) drop_replaced(churn, taken);
-  draw_replacements(churn, taken);
-  if (room) drop_replaced(churn, taken);
-  compact(
-      churn.n, shared, [&](int i) { return has_bit(taken, i); },
-      [&](int rank, int i) { chosen[rank] = churn.sink + i; });
-}
 
 }  // namespace freekv::cuda

@@ -1,5 +1,6 @@
 #include "backends/cuda/gemv.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -7,10 +8,11 @@
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
-// A block computes kGroups * kWeights outputs of all rows. kSlices warps share a weight row: warp s
-// adds up the chunks s, s + kSlices, ... in that order; shuffles add up its lanes, and the slices
-// are added in their order at the end. The order in which one output is summed thus depends on K
-// alone, not on the number of rows.
+// A few blocks per SM stay for the whole product, each with its share of the weight rows, so that
+// weights stream without a pause; x stands in shared memory. Groups of kSlices warps take kWeights
+// weight rows at a time: warp s adds up the chunks s, s + kSlices, ... in that order; shuffles add
+// up its lanes, and the slices are added in their order at the end. The order in which one output
+// is summed thus depends on K alone, neither on the number of rows nor on the GPU.
 namespace freekv::cuda {
 namespace {
 
@@ -18,12 +20,19 @@ constexpr int kWarp = 32;
 constexpr int kVector = 8;               // bf16 values in a load of 16 bytes
 constexpr int kChunk = kWarp * kVector;  // values of a weight row that a warp reads at once
 constexpr int kSlices = 4;
-constexpr int kGroups = 2;
-// Weight rows and chunks of each that a warp reads at once: 8 loads in flight per lane. The more
-// weight rows, the less often x is read.
-constexpr int kWeights = 4;
-constexpr int kUnroll = 2;
-constexpr int kThreads = kSlices * kGroups * kWarp;
+constexpr int kWeights = 4;  // rows that a warp reads at once: the more, the less often x is read
+// Chunks of each of them: 16 loads in flight per lane where sums leave the registers for it.
+template <int kRows>
+constexpr int kUnroll = kRows == 1 ? 4 : 2;
+// Two blocks share an SM where x leaves room, with registers for no third: one of the next kernel
+// would come early to some SMs only, and all blocks have the same share of the work. What is left
+// takes the small kernels beside this one. Larger x have an SM's only block.
+constexpr int kThreads = 256;
+constexpr int kMaxThreads = 512;
+template <int kRows>
+constexpr int kRegisters = kRows <= 4 ? 112 : 128;
+constexpr int kStagers = kThreads;  // threads that norm x: as many in both cases, for the same sums
+constexpr size_t kMaxShared = size_t{227} << 10;
 constexpr int kMaxCols = 1 << 24;  // kMaxGemvRows of them are counted in an int
 constexpr int kLanesPerSum = kWarp / kWeights;
 
@@ -54,18 +63,11 @@ __device__ float add_products(const float4& x, const float4& w, float sum) {
 // eight lanes' loads of 16 bytes would otherwise meet in half of the banks of L1.
 __device__ bool takes_second_half_first(int lane) { return (lane & 4) != 0; }
 
-// What a lane has added up so far.
-template <int kRows>
-struct Sums {
-  float products[kRows][kWeights] = {};
-  float squares[kRows] = {};  // of x, where it is normed
-};
-
 // Adds this lane's kVector products of every row of x with every weight row. In halves, so that
 // only half of the weights take up registers as f32.
-template <int kRows, bool kNorm>
-__device__ void add_vector(const float4* x, const float4* norm, int stride, bool swapped,
-                           const uint4 (&raw)[kWeights], Sums<kRows>& sums) {
+template <int kRows>
+__device__ void add_vector(const float4* x, int stride, bool swapped, const uint4 (&raw)[kWeights],
+                           float (&sums)[kRows][kWeights]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const bool second = (half == 1) != swapped;
@@ -75,18 +77,12 @@ __device__ void add_vector(const float4* x, const float4* norm, int stride, bool
     for (int w = 0; w < kWeights; ++w) {
       weight[w] = unpack(second ? raw[w].z : raw[w].x, second ? raw[w].w : raw[w].y);
     }
-    float4 by = {};
-    if constexpr (kNorm) by = __ldg(norm + at);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      float4 values = x[at + r * stride];
-      if constexpr (kNorm) {
-        sums.squares[r] = add_products(values, values, sums.squares[r]);
-        values = {values.x * by.x, values.y * by.y, values.z * by.z, values.w * by.w};
-      }
+      const float4 values = x[at + r * stride];
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
-        sums.products[r][w] = add_products(values, weight[w], sums.products[r][w]);
+        sums[r][w] = add_products(values, weight[w], sums[r][w]);
       }
     }
   }
@@ -116,24 +112,32 @@ __device__ float add_lanes(float (&value)[kWeights], int lane) {
   return value[0];
 }
 
-// What warps leave for the end: sums over their lanes.
-template <int kRows>
-struct Partial {
-  float products[kSlices][kGroups][kRows][kWeights];
-  float squares[kSlices][kGroups][kRows];
+// Weight rows are shared out in units of kWeights; gated, half of them are gates and half are what
+// they let through.
+template <bool kGated>
+constexpr int kOutputsOfUnit = kGated ? kWeights / 2 : kWeights;
 
-  // Over the slices, in their order.
-  __device__ float product(int group, int r, int w) const {
-    float value = products[0][group][r][w];
-#pragma unroll
-    for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, products[s][group][r][w]);
-    return value;
-  }
-  __device__ float inverse_norm(int group, int r, const GemvParams& p) const {
-    float value = squares[0][group][r];
-#pragma unroll
-    for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, squares[s][group][r]);
-    return 1.0f / sqrtf(value / static_cast<float>(p.k) + p.norm_eps);
+int units_of(const GemvParams& p) {
+  const int outputs = p.gated ? kOutputsOfUnit<true> : kOutputsOfUnit<false>;
+  return (p.n + outputs - 1) / outputs;
+}
+
+// Shared memory of a block: x, then what the warps leave for the end.
+template <int kRows>
+struct Shared {
+  float4* x;                           // [kRows][K/4], normed if asked for
+  float (*partial)[kRows][kWeights];   // [kSlices][units]: sums over lanes
+  float (*squares)[kStagers / kWarp];  // [kRows]
+
+  __device__ Shared(float4* memory, int k, int units)
+      : x(memory),
+        partial(reinterpret_cast<float (*)[kRows][kWeights]>(memory + kRows * (k / 4))),
+        squares(reinterpret_cast<float (*)[kStagers / kWarp]>(partial + kSlices * units)) {}
+
+  static size_t bytes(int k, int units) {
+    return kRows * sizeof(float) *
+           (static_cast<size_t>(k) + static_cast<size_t>(kSlices * units * kWeights) +
+            kStagers / kWarp);
   }
 };
 
@@ -145,105 +149,183 @@ __device__ float add_all_lanes(float value) {
   return value;
 }
 
-// The sums over K of all rows with kWeights weight rows: the first kNear of them follow one another
-// from `weight` on, the others begin `far` units further. Those beyond the last are read as the
-// last.
-template <int kRows, bool kNorm, int kNear>
-__device__ Sums<kRows> add_up(const GemvParams& p, const uint4* weight, int spare, int64_t far,
-                              int slice, int lane) {
-  const bool swapped = takes_second_half_first(lane);
-  const int vectors = p.k / kVector;
-  const int chunks = (p.k + kChunk - 1) / kChunk;
+template <int kRows, bool kNorm>
+__device__ void stage_x(const GemvParams& p, const Shared<kRows>& shared) {
+  const int thread = static_cast<int>(threadIdx.x), quads = p.k / 4;
   const float4* x = reinterpret_cast<const float4*>(p.x);
-  const float4* norm = reinterpret_cast<const float4*>(p.norm);
-  Sums<kRows> sums;
-  bool waits = true;
-  for (int chunk = slice; chunk < chunks; chunk += kUnroll * kSlices) {
-    uint4 raw[kUnroll][kWeights];
+  if constexpr (!kNorm) {
+#pragma unroll 4
+    for (int i = thread; i < kRows * quads; i += static_cast<int>(blockDim.x)) {
+      shared.x[i] = x[i];
+    }
+  } else {
+    if (thread >= kStagers) return;
+    const float4* norm = reinterpret_cast<const float4*>(p.norm);
+    float squares[kRows] = {};
+#pragma unroll(kRows <= 2 ? 4 : 1)
+    for (int i = thread; i < quads; i += kStagers) {
+      const float4 by = norm[i];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      // Beyond the end of the row likewise: nothing is added there.
+      for (int r = 0; r < kRows; ++r) {
+        const float4 v = x[r * quads + i];
+        squares[r] = add_products(v, v, squares[r]);
+        shared.x[r * quads + i] = {v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w};
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float sum = add_all_lanes(squares[r]);
+      if (thread % kWarp == 0) shared.squares[r][thread / kWarp] = sum;
+    }
+  }
+}
+
+// 1 / the root mean square of row r.
+template <int kRows>
+__device__ float inverse_norm(const GemvParams& p, const Shared<kRows>& shared, int r) {
+  float value = 0;
+#pragma unroll
+  for (int i = 0; i < kStagers / kWarp; ++i) value = __fadd_rn(value, shared.squares[r][i]);
+  return 1.0f / sqrtf(value / static_cast<float>(p.k) + p.norm_eps);
+}
+
+// Where a warp is in its weights.
+struct Reader {
+  const uint4* weight;
+  int vectors;  // of a row
+  int64_t far;  // vectors from a gate to what it lets through
+  int outputs;  // N
+  int slice;
+  int lane;
+
+  // Beyond the last row, and beyond the end of a row, the last is read: nothing is added there.
+  template <int kNear, int kChunks>
+  __device__ void load(int unit, int chunk, uint4 (&raw)[kChunks][kWeights]) const {
+    const int first = min(unit * kNear, outputs - 1);
+    const int spare = outputs - 1 - first;
+    const uint4* from = weight + int64_t{first} * vectors;
+#pragma unroll
+    for (int u = 0; u < kChunks; ++u) {
       const int at = min((chunk + u * kSlices) * kWarp + lane, vectors - 1);
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
-        const uint4* row = weight + (w < kNear ? 0 : far);
+        const uint4* row = from + (w < kNear ? 0 : far);
         raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at));
       }
     }
-    // The first weights are on their way before there is an x to multiply them with.
-    if (waits) wait_for_previous();
-    waits = false;
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = (chunk + u * kSlices) * kWarp + lane;
-      if (at < vectors) {
-        add_vector<kRows, kNorm>(x + 2 * at, norm + 2 * at, 2 * vectors, swapped, raw[u], sums);
-      }
-    }
   }
-  if (waits) wait_for_previous();
-  return sums;
-}
+};
 
 __device__ float gated(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
-template <int kRows, int kBlocks, bool kNorm, bool kGated>
-__global__ void __launch_bounds__(kThreads, kBlocks) gemv_kernel(GemvParams p) {
-  // Gated, half of a group's weight rows are gates and half are what they let through.
-  constexpr int kOutputs = kGated ? kWeights / 2 : kWeights;
-  __shared__ Partial<kRows> partial;
+template <int kRows, bool kNorm, bool kGated>
+__global__ void __maxnreg__(kRegisters<kRows>)
+    gemv_kernel(const __grid_constant__ GemvParams p, const int units) {
+  constexpr int kOutputs = kOutputsOfUnit<kGated>;
+  extern __shared__ float4 gemv_memory[];
   let_next_start();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int slice = warp % kSlices;
-  const int group = warp / kSlices;
-
+  const int groups = static_cast<int>(blockDim.x) / (kSlices * kWarp);
+  const int slice = warp % kSlices, group = warp / kSlices;
+  const auto share = [&](unsigned block) {
+    return static_cast<int>(int64_t{units} * block / gridDim.x);
+  };
+  const int begin = share(blockIdx.x), end = share(blockIdx.x + 1);
   const int vectors = p.k / kVector;
-  const int first = (static_cast<int>(blockIdx.x) * kGroups + group) * kOutputs;
-  const int base = min(first, p.n - 1);
-  const uint4* weight = static_cast<const uint4*>(p.weight) + int64_t{base} * vectors;
-  Sums<kRows> sums = add_up<kRows, kNorm, kOutputs>(p, weight, p.n - 1 - base,
-                                                    int64_t{p.n} * vectors, slice, lane);
+  const int chunks = (p.k + kChunk - 1) / kChunk;
+  const Shared<kRows> shared(gemv_memory, p.k, end - begin);
+  const Reader reader{
+      static_cast<const uint4*>(p.weight), vectors, int64_t{p.n} * vectors, p.n, slice, lane};
+
+  // The first weights are on their way before there is an x to multiply them with.
+  uint4 raw[kUnroll<kRows>][kWeights];
+  int unit = begin + group, chunk = slice;
+  if (unit < end) reader.load<kOutputs>(unit, chunk, raw);
+  wait_for_previous();
+  stage_x<kRows, kNorm>(p, shared);
+  __syncthreads();
+
+  const bool swapped = takes_second_half_first(lane);
+  float sums[kRows][kWeights] = {};
+  while (unit < end) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const float value = add_lanes(sums.products[r], lane);
-    if (lane % kLanesPerSum == 0) {
-      partial.products[slice][group][r][lane / kLanesPerSum] = value;
+    for (int u = 0; u < kUnroll<kRows>; ++u) {
+      const int at = (chunk + u * kSlices) * kWarp + lane;
+      if (at < vectors) {
+        add_vector<kRows>(shared.x + 2 * at, 2 * vectors, swapped, raw[u], sums);
+      }
     }
-    if constexpr (kNorm) {
-      const float squares = add_all_lanes(sums.squares[r]);
-      if (lane == 0) partial.squares[slice][group][r] = squares;
+    const int done = unit;
+    chunk += kUnroll<kRows> * kSlices;
+    const bool ends = chunk >= chunks;
+    if (ends) {
+      chunk = slice;
+      unit += groups;
+    }
+    if (unit < end) reader.load<kOutputs>(unit, chunk, raw);
+    if (!ends) continue;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float value = add_lanes(sums[r], lane);
+      if (lane % kLanesPerSum == 0) {
+        shared.partial[slice * (end - begin) + done - begin][r][lane / kLanesPerSum] = value;
+      }
+#pragma unroll
+      for (int w = 0; w < kWeights; ++w) sums[r][w] = 0;
     }
   }
   __syncthreads();
 
-  static_assert(kGroups * kRows * kWeights <= kThreads);
-  const int output = static_cast<int>(threadIdx.x);
-  if (output >= kGroups * kRows * kOutputs) return;
-  const int of_group = output / kOutputs % kGroups;
-  const int r = output / (kOutputs * kGroups);
-  const int w = output % kOutputs;
-  const int n = (static_cast<int>(blockIdx.x) * kGroups + of_group) * kOutputs + w;
-  if (n >= p.n) return;
-  float value = partial.product(of_group, r, w);
-  float inverse = 1;
-  if constexpr (kNorm) inverse = partial.inverse_norm(of_group, r, p);
-  if constexpr (kNorm) value = __fmul_rn(value, inverse);
-  if constexpr (kGated) {
-    value = gated(value, __fmul_rn(partial.product(of_group, r, w + kOutputs), inverse));
+  const auto product = [&](int of_unit, int r, int w) {
+    float value = shared.partial[of_unit][r][w];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) {
+      value = __fadd_rn(value, shared.partial[s * (end - begin) + of_unit][r][w]);
+    }
+    return value;
+  };
+  for (int i = static_cast<int>(threadIdx.x); i < (end - begin) * kOutputs * kRows;
+       i += static_cast<int>(blockDim.x)) {
+    const int w = i % kOutputs, of_unit = i / kOutputs % (end - begin);
+    const int r = i / (kOutputs * (end - begin));
+    const int n = (begin + of_unit) * kOutputs + w;
+    if (n >= p.n) continue;
+    float value = product(of_unit, r, w);
+    float inverse = 1;
+    if constexpr (kNorm) inverse = inverse_norm(p, shared, r);
+    if constexpr (kNorm) value = __fmul_rn(value, inverse);
+    if constexpr (kGated)
+      value = gated(value, __fmul_rn(product(of_unit, r, w + kOutputs), inverse));
+    if (p.bias) value = __fadd_rn(value, p.bias[n]);
+    float* out = p.out + int64_t{r} * p.n + n;
+    *out = p.accumulate ? __fadd_rn(*out, value) : value;
   }
-  if (p.bias) value = __fadd_rn(value, p.bias[n]);
-  float* out = p.out + int64_t{r} * p.n + n;
-  *out = p.accumulate ? __fadd_rn(*out, value) : value;
 }
 
-// Registers allow 32 warps per SM at one row, with 128 KiB in flight, and 16 at three and more.
+int multiprocessors() {
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
 template <int kRows, bool kNorm, bool kGated>
 void launch(const GemvParams& p, cudaStream_t stream) {
-  constexpr int kBlocks = kRows == 1 ? 4 : kRows == 2 ? 3 : 2;
-  constexpr int kPerBlock = kGroups * (kGated ? kWeights / 2 : kWeights);
-  const unsigned blocks = (static_cast<unsigned>(p.n) + kPerBlock - 1) / kPerBlock;
-  launch_early(gemv_kernel<kRows, kBlocks, kNorm, kGated>, blocks, kThreads, 0, stream, p);
+  const auto kernel = gemv_kernel<kRows, kNorm, kGated>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(kMaxShared)),
+             "gemv: shared memory");
+  const int units = units_of(p), sms = multiprocessors();
+  const auto bytes_in = [&](int blocks) {
+    return Shared<kRows>::bytes(p.k, (units + blocks - 1) / blocks);
+  };
+  // Two blocks leave some shared memory to kernels beside this one.
+  const bool two = bytes_in(2 * sms) <= kMaxShared * 2 / 5;
+  const int blocks = std::min(two ? 2 * sms : sms, units);
+  launch_early(kernel, static_cast<unsigned>(blocks), two ? kThreads : kMaxThreads,
+               bytes_in(blocks), stream, p, units);
 }
 
 template <int kRows>
@@ -260,6 +342,14 @@ void launch(const GemvParams& p, cudaStream_t stream) {
 template <int... kRows>
 void launch_rows(const GemvParams& p, cudaStream_t stream, std::integer_sequence<int, kRows...>) {
   ((p.rows == kRows + 1 ? launch<kRows + 1>(p, stream) : void()), ...);
+}
+
+// Rows of x that fit in shared memory beside what the warps leave there.
+int rows_at_once(const GemvParams& p) {
+  const auto units = static_cast<size_t>(units_of(p) / multiprocessors() + 1);
+  const size_t row =
+      sizeof(float) * (static_cast<size_t>(p.k) + kSlices * kWeights * units + kStagers / kWarp);
+  return static_cast<int>(kMaxShared / row);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -281,7 +371,16 @@ void gemv(const GemvParams& params, cudaStream_t stream) {
                  "a gated product takes a norm ({}), no bias ({}) and does not accumulate ({})",
                  p.norm != nullptr, p.bias != nullptr, p.accumulate);
   if (p.rows == 0 || p.n == 0) return;
-  launch_rows(p, stream, std::make_integer_sequence<int, kMaxGemvRows>());
+  const int most = rows_at_once(p);
+  check_argument(most >= 1, "K is {} and N {}, too much for {} bytes of shared memory", p.k, p.n,
+                 kMaxShared);
+  GemvParams part = p;
+  for (int first = 0; first < p.rows; first += most) {
+    part.x = p.x + int64_t{first} * p.k;
+    part.out = p.out + int64_t{first} * p.n;
+    part.rows = std::min(most, p.rows - first);
+    launch_rows(part, stream, std::make_integer_sequence<int, kMaxGemvRows>());
+  }
 }
 
 }  // namespace freekv::cuda

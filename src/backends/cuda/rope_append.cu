@@ -20,9 +20,6 @@ constexpr int kWarp = 32;
 constexpr int kMaxGroup = 16;
 constexpr int kMaxThreads = (kMaxGroup + 2) * kWarp;
 constexpr int kAngleThreads = 128;
-// Of the L2 cache: few, since nothing waits for them.
-constexpr int kFetchBlocks = 8;
-constexpr size_t kFetchPiece = 16 << 10;
 
 // What a block knows about its row, the same in all threads.
 struct Step {
@@ -168,21 +165,6 @@ __device__ void norm_head(Pairs<kDim>& v, const float* weight, float eps, Rope r
   });
 }
 
-// Asks the L2 cache for a part of what a later kernel reads. Nothing waits for it.
-__device__ void fetch_part(const void* from, size_t bytes, int part) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto* begin = static_cast<const char*>(from);
-  const size_t first = (static_cast<size_t>(part) * blockDim.x + threadIdx.x) * kFetchPiece;
-  for (size_t at = first; at < bytes; at += kFetchBlocks * blockDim.x * kFetchPiece) {
-    const auto size = static_cast<uint32_t>(min(kFetchPiece, bytes - at) / 16 * 16);
-    asm volatile(
-        "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(begin + at)),
-        "r"(size)
-        : "memory");
-  }
-#endif
-}
-
 // Rotated, a query head goes to q; where the step retrieves, it is compared with the previous one
 // and takes its place. Each lane reads what it then overwrites.
 template <int kDim>
@@ -246,12 +228,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
   const int kv_heads = p.kv.kv_heads, query_heads = p.kv.query_heads(), group = p.kv.group;
-  wait_for_previous();
-  if (m >= kv_heads) {
-    if (b == 0) fetch_part(p.fetch, p.fetch_bytes, m - kv_heads);
-    return;
-  }
+  // Of the last step, so that nothing in front of this kernel still writes it.
   const Step step = read_step(p, b, m);
+  wait_for_previous();
   const float* qkv = p.qkv + int64_t{b} * (query_heads + 2 * kv_heads) * kDim;
   const float* cosines = p.cosines + b * (kDim / 2);
   const float* sines = p.sines + b * (kDim / 2);
@@ -299,8 +278,7 @@ void rope_angles(const RopeAnglesParams& params, cudaStream_t stream) {
 void rope_append(const RopeAppendParams& params, cudaStream_t stream) {
   check(params);
   if (params.batch.n == 0) return;
-  const int fetching = params.fetch ? kFetchBlocks : 0;
-  const dim3 blocks(static_cast<unsigned>(params.kv.kv_heads + fetching),
+  const dim3 blocks(static_cast<unsigned>(params.kv.kv_heads),
                     static_cast<unsigned>(params.batch.n));
   const auto threads = static_cast<unsigned>((params.kv.group + 2) * kWarp);
   with_head_dim(params.kv.head_dim, [&](auto dim) {

@@ -46,9 +46,6 @@ struct RopeAppendParams {
   float* q = nullptr;               // [R, G, d] out: rotated
   RowMode* mode = nullptr;          // [R] out
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
-  /// Weights that a later kernel reads, for the L2 cache to fetch meanwhile; null for none.
-  const void* fetch = nullptr;
-  size_t fetch_bytes = 0;
 };
 /// Norms and rotates q and k by position T - 1, writes k and v in the KV type to the slot of the
 /// current page, tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets

@@ -197,16 +197,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   using Tile = Tiling<D>;
   const auto row = static_cast<int>(blockIdx.y);
   let_next_start();
-  wait_for_previous();
-  if (params.mode[row] != params.which) return;
   const int b = row / params.kv.kv_heads, head = row % params.kv.kv_heads;
   const int32_t n = row_candidates(params, b);
+  const SequenceLayer layer = params.batch.layer(b, params.layer);
+  wait_for_previous();
+  if (params.mode[row] != params.which) return;
   const int first = static_cast<int>(blockIdx.x) * kScoreSplit;
   if (n <= params.map.selected || first >= n) return;
 
   const int pages = min(n - first, kScoreSplit);
   const int group = params.kv.group;
-  const SequenceLayer& layer = params.batch.layer(b, params.layer);
   const int64_t page = int64_t{head} * layer.max_pages + params.map.sink + first;
   const uint4* sketches = static_cast<const uint4*>(layer.sketch) + page * Tile::kChunks;
 

@@ -26,8 +26,9 @@ struct SelectParams {
   int32_t ahead = 0;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t max_candidates = 0;  // most candidates of any sequence
-  /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash,
-  /// in place of the scores' choice; the scores are computed all the same. Negative: off.
+  /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash in
+  /// place of the pooled scores, which are computed all the same. In layers that are not budgeted
+  /// all are. Negative: off.
   float forced_churn = -1;
   void* scratch = nullptr;          // select_scratch() bytes; one per branch of the graph
   Move* moves = nullptr;            // [R][k] out: what must be brought in, in order of page
