@@ -21,6 +21,12 @@ target_include_directories(freekv_flashinfer SYSTEM INTERFACE
                            ${FREEKV_FLASHINFER_INCLUDE}
                            ${FREEKV_FLASHINFER_INCLUDE}/../cccl/libcudacxx/include)
 
+# With CUTLASS, for the kernels that are written in it.
+add_library(freekv_flashinfer_cutlass INTERFACE)
+target_link_libraries(freekv_flashinfer_cutlass INTERFACE freekv_flashinfer)
+target_include_directories(freekv_flashinfer_cutlass SYSTEM INTERFACE
+                           ${FREEKV_FLASHINFER_INCLUDE}/../cutlass/include)
+
 add_library(freekv_cublaslt INTERFACE)
 if(TARGET CUDA::cublasLt)
   target_link_libraries(freekv_cublaslt INTERFACE CUDA::cublasLt)

@@ -28,8 +28,8 @@ status=0
   --json "$out/cuda_decode_8b_512k.json" || status=1
 "$bundle/cuda_decode" --shape llama-3.2-1b --policies full,freekv --contexts 131072,1048576 \
   --json "$out/cuda_decode_1b.json" || status=1
-"$bundle/cuda_prefill" --shape llama-3.1-8b --policy freekv --tokens 8192,131072,524288 \
+"$bundle/cuda_prefill" --shape llama-3.1-8b --policy freekv --tokens 8192,131072 \
   --json "$out/cuda_prefill_8b.json" || status=1
-"$bundle/cuda_prefill" --shape llama-3.2-1b --policy freekv --tokens 131072,1048576 \
+"$bundle/cuda_prefill" --shape llama-3.2-1b --policy freekv --tokens 8192,131072 \
   --json "$out/cuda_prefill_1b.json" || status=1
 exit $status

@@ -139,7 +139,7 @@ nlohmann::json measure(const NamedShape& named, const SyntheticModel& model, con
   size_t peak = 0;
   std::vector<double> times;
   // The first round loads kernels and chooses algorithms. Long ones are not repeated.
-  const int rounds = tokens > 200000 ? 1 : options.rounds;
+  const int rounds = tokens > 100000 ? 1 : options.rounds;
   const std::vector<int32_t> warm(ids.begin(), ids.begin() + std::min<int64_t>(tokens, 1024));
   prefill.run(decoder, sequence, warm, {}, logits.data());
   for (int i = 0; i < rounds; ++i) {

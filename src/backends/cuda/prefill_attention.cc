@@ -3,8 +3,30 @@
 #include <limits>
 
 #include "core/check.hpp"
+#include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda {
+namespace {
+
+// Whether it took the work.
+bool on_hopper([[maybe_unused]] const PrefillAttentionParams& params, [[maybe_unused]] int dim,
+               [[maybe_unused]] cudaStream_t stream) {
+#ifdef FREEKV_CUDA_HOPPER
+  if (params.portable || params.kv.type != KvType::kBF16 || dim > 128) return false;
+  int device = 0, major = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  if (major != 9) return false;
+  dim == 64 ? prefill_attention_hopper_64(params, stream)
+            : prefill_attention_hopper_128(params, stream);
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 int prefill_head_dim(int head_dim) {
   const bool known =
@@ -26,7 +48,7 @@ void prefill_attention(const PrefillAttentionParams& params, cudaStream_t stream
       params.context * kv.kv_heads * dim <= kMost && params.n * kv.query_heads() * dim <= kMost,
       "{} queries in a context of {} tokens are too many values for {} and {} heads", params.n,
       params.context, kv.query_heads(), kv.kv_heads);
-  if (params.n == 0) return;
+  if (params.n == 0 || on_hopper(params, dim, stream)) return;
   switch (dim) {
     case 64:
       return prefill_attention_64(params, stream);

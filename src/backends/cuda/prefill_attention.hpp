@@ -1,5 +1,5 @@
 // Exact causal attention of a chunk of a prompt over everything before and in it: FlashInfer's
-// kernel for one sequence, at one tile size per head dimension.
+// kernels for one sequence, at one tile size per head dimension.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -24,12 +24,18 @@ struct PrefillAttentionParams {
   void* out = nullptr;          // [n, H, e] in bf16
   int64_t n = 0;
   int64_t context = 0;  // at least n
+  /// The kernel that every GPU from sm_80 on runs, also where there is a faster one: on Hopper, for
+  /// bf16 and e of 64 and 128.
+  bool portable = false;
 };
 void prefill_attention(const PrefillAttentionParams& params, cudaStream_t stream);
 
-// One per head dimension, each in a file of its own, since they take long to compile.
+// One per e, each in a file of its own, since they take long to compile.
 void prefill_attention_64(const PrefillAttentionParams& params, cudaStream_t stream);
 void prefill_attention_128(const PrefillAttentionParams& params, cudaStream_t stream);
 void prefill_attention_256(const PrefillAttentionParams& params, cudaStream_t stream);
+// For sm_90a, where the build has that.
+void prefill_attention_hopper_64(const PrefillAttentionParams& params, cudaStream_t stream);
+void prefill_attention_hopper_128(const PrefillAttentionParams& params, cudaStream_t stream);
 
 }  // namespace freekv::cuda

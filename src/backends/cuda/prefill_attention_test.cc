@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cuda/synthetic.hpp"
 #include "backends/cuda/test_arrays.hpp"
 #include "backends/op_cases.hpp"
 #include "freekv/error.hpp"
@@ -44,13 +45,8 @@ struct Padded {
   std::vector<float> values;
 };
 
-void run_case(const Case& c) {
-  SCOPED_TRACE(std::to_string(c.kv.kv_heads) + "x" + std::to_string(c.kv.group) + " d" +
-               std::to_string(c.kv.head_dim) + (c.kv.type == KvType::kBF16 ? " bf16 " : " f16 ") +
-               std::to_string(c.n) + " of " + std::to_string(c.context));
-  const int stored = prefill_head_dim(c.kv.head_dim), heads = c.kv.query_heads();
-  const Padded q(c.kv, c.n, heads, 1), key(c.kv, c.context, c.kv.kv_heads, 2),
-      value(c.kv, c.context, c.kv.kv_heads, 3);
+std::vector<uint16_t> attend(const Case& c, bool portable, const Padded& q, const Padded& key,
+                             const Padded& value) {
   const DeviceBuffer q_device = to_device(q.bits), key_device = to_device(key.bits),
                      value_device = to_device(value.bits);
   const DeviceBuffer out = to_device(std::vector<uint16_t>(q.bits.size(), 0x7fff));
@@ -61,38 +57,52 @@ void run_case(const Case& c) {
                      .value = value_device.data(),
                      .out = out.data(),
                      .n = c.n,
-                     .context = c.context},
+                     .context = c.context,
+                     .portable = portable},
                     stream);
   stream.synchronize();
-  const std::vector<uint16_t> bits = to_host<uint16_t>(out);
+  return to_host<uint16_t>(out);
+}
+
+// Both kernels, where there are two.
+void run_case(const Case& c) {
+  SCOPED_TRACE(std::to_string(c.kv.kv_heads) + "x" + std::to_string(c.kv.group) + " d" +
+               std::to_string(c.kv.head_dim) + (c.kv.type == KvType::kBF16 ? " bf16 " : " f16 ") +
+               std::to_string(c.n) + " of " + std::to_string(c.context));
+  const int stored = prefill_head_dim(c.kv.head_dim), heads = c.kv.query_heads();
+  const Padded q(c.kv, c.n, heads, 1), key(c.kv, c.context, c.kv.kv_heads, 2),
+      value(c.kv, c.context, c.kv.kv_heads, 3);
+  const std::vector<uint16_t> outs[] = {attend(c, true, q, key, value),
+                                        attend(c, false, q, key, value)};
+  const auto row = [&](const Padded& from, int64_t at, int count, int head) {
+    return from.values.data() + (at * count + head) * stored;
+  };
   for (int64_t i = 0; i < c.n; ++i) {
     const int64_t keys = c.context - c.n + i + 1;
     for (int h = 0; h < heads; ++h) {
-      const auto row = [&](const Padded& from, int64_t at, int count, int head) {
-        return from.values.data() + (at * count + head) * stored;
-      };
       const int m = h / c.kv.group;
-      std::vector<double> weight, expected(static_cast<size_t>(c.kv.head_dim));
-      double sum = 0;
+      std::vector<double> expected(static_cast<size_t>(c.kv.head_dim));
+      double sum = 0, largest = 0;
       for (int64_t t = 0; t < keys; ++t) {
+        const float* k = row(key, t, c.kv.kv_heads, m);
+        const float* v = row(value, t, c.kv.kv_heads, m);
         double score = 0;
-        for (int e = 0; e < c.kv.head_dim; ++e) {
-          score += static_cast<double>(row(q, i, heads, h)[e]) * row(key, t, c.kv.kv_heads, m)[e];
-        }
-        weight.push_back(std::exp(score / std::sqrt(static_cast<double>(c.kv.head_dim))));
-        sum += weight.back();
+        for (size_t e = 0; e < expected.size(); ++e) score += row(q, i, heads, h)[e] * k[e];
+        const double weight = std::exp(score / std::sqrt(static_cast<double>(c.kv.head_dim)));
+        sum += weight;
+        for (size_t e = 0; e < expected.size(); ++e) expected[e] += weight * v[e];
       }
-      double worst = 0, largest = 0;
-      for (int e = 0; e < c.kv.head_dim; ++e) {
-        double result = 0;
-        for (int64_t t = 0; t < keys; ++t) {
-          result += weight[static_cast<size_t>(t)] / sum * row(value, t, c.kv.kv_heads, m)[e];
+      for (double& x : expected) largest = std::max(largest, std::abs(x /= sum));
+      for (const std::vector<uint16_t>& out : outs) {
+        double worst = 0;
+        for (size_t e = 0; e < expected.size(); ++e) {
+          const auto at = static_cast<size_t>((i * heads + h) * stored) + e;
+          const double difference = std::abs(bf16_to_f32(out[at]) - expected[e]);
+          worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
         }
-        const float actual = bf16_to_f32(bits[static_cast<size_t>((i * heads + h) * stored + e)]);
-        worst = std::isnan(actual) ? INFINITY : std::max(worst, std::abs(actual - result));
-        largest = std::max(largest, std::abs(result));
+        ASSERT_LE(worst, 1.2e-2 * largest)
+            << "query " << i << " head " << h << (&out == &outs[0] ? ", portable" : "");
       }
-      ASSERT_LE(worst, 1.2e-2 * largest) << "query " << i << " head " << h;
     }
   }
 }
@@ -125,34 +135,41 @@ TEST(PrefillAttention, RefusesShapesItDoesNotHave) {
 TEST(PrefillAttention, DISABLED_Rate) {
   for (const auto& [dim, kv_heads, group] : {std::tuple(128, 8, 4), {64, 8, 4}, {256, 4, 4}}) {
     for (const int64_t context : {8192, 32768, 131072}) {
-      const KvGeometry kv{kv_heads, group, dim, 32, KvType::kBF16};
-      const int64_t n = 8192;
-      const DeviceBuffer q = to_device(Padded(kv, n, kv.query_heads(), 1).bits);
-      const DeviceBuffer key = to_device(Padded(kv, context, kv_heads, 2).bits);
-      const DeviceBuffer out(q.bytes());
-      const Stream stream;
-      Event start(true), end(true);
-      for (int round = 0; round < 2; ++round) {
-        start.record(stream);
-        for (int i = 0; i < 5; ++i) {
-          prefill_attention({.kv = kv,
-                             .q = q.data(),
-                             .key = key.data(),
-                             .value = key.data(),
-                             .out = out.data(),
-                             .n = n,
-                             .context = context},
-                            stream);
+      for (const bool portable : {false, true}) {
+        const KvGeometry kv{kv_heads, group, dim, 32, KvType::kBF16};
+        const int64_t n = 8192;
+        const int64_t q_values = n * kv.query_heads() * dim, kv_values = context * kv_heads * dim;
+        const DeviceBuffer q = device_array<uint16_t>(static_cast<size_t>(q_values));
+        const DeviceBuffer key = device_array<uint16_t>(static_cast<size_t>(kv_values));
+        const DeviceBuffer out(q.bytes());
+        const Stream stream;
+        fill_random(kv.type, q.data(), q_values, 1, 1.0f, stream);
+        fill_random(kv.type, key.data(), kv_values, 2, 1.0f, stream);
+        Event start(true), end(true);
+        for (int round = 0; round < 2; ++round) {
+          start.record(stream);
+          for (int i = 0; i < 5; ++i) {
+            prefill_attention({.kv = kv,
+                               .q = q.data(),
+                               .key = key.data(),
+                               .value = key.data(),
+                               .out = out.data(),
+                               .n = n,
+                               .context = context,
+                               .portable = portable},
+                              stream);
+          }
+          end.record(stream);
+          stream.synchronize();
         }
-        end.record(stream);
-        stream.synchronize();
+        const double ms = end.since(start) / 5;
+        const double pairs = static_cast<double>(n) * static_cast<double>(context) -
+                             static_cast<double>(n) * static_cast<double>(n) / 2;
+        std::printf("d %3d, %6lld of %6lld%s: %8.3f ms, %5.0f TFLOP/s\n", dim,
+                    static_cast<long long>(n), static_cast<long long>(context),
+                    portable ? ", portable" : "", ms,
+                    4 * pairs * kv.query_heads() * dim / ms * 1e-9);
       }
-      const double ms = end.since(start) / 5;
-      const double pairs = static_cast<double>(n) * static_cast<double>(context) -
-                           static_cast<double>(n) * static_cast<double>(n) / 2;
-      std::printf("d %3d, %6lld of %6lld: %8.3f ms, %5.0f TFLOP/s\n", dim,
-                  static_cast<long long>(n), static_cast<long long>(context), ms,
-                  4 * pairs * kv.query_heads() * dim / ms * 1e-9);
     }
   }
 }

@@ -1,0 +1,9 @@
+#include "backends/cuda/hopper/prefill_attention_launch.cuh"
+
+namespace freekv::cuda {
+
+void prefill_attention_hopper_128(const PrefillAttentionParams& params, cudaStream_t stream) {
+  launch_hopper<128>(params, stream);
+}
+
+}  // namespace freekv::cuda
