@@ -38,7 +38,8 @@ void EngineFlags::add_to(CLI::App& app, bool with_model) {
                  "cpu, cuda (an NVIDIA GPU; needs libfreekv_cuda.so), or reference (scalar, slow); "
                  "freekv info shows what is here")
       ->capture_default_str();
-  app.add_option("--chunk", options.chunk, "tokens per prefill chunk on the host")->capture_default_str();
+  app.add_option("--chunk", options.chunk, "tokens per prefill chunk on the host")
+      ->capture_default_str();
 }
 
 EngineOptions EngineFlags::finish() const {
