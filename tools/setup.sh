@@ -14,7 +14,7 @@ case "$purpose" in
                     libclang-rt-14-dev clang-format clang-tidy ccache git python3 python3-venv) ;;
   bench) packages+=(libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev libbenchmark-dev ccache python3
                     python3-venv python3-dev
-                    libopenblas0-pthread libblis4-pthread libdnnl2) ;;  # yardsticks for our GEMM
+                    libopenblas0-pthread libblis4-pthread libdnnl2 gnuplot-nox) ;;  # yardsticks for our GEMM
   cuda)  packages+=(python3 python3-venv) ;;
   *) echo "usage: tools/setup.sh build|test|bench|cuda" >&2; exit 2 ;;
 esac

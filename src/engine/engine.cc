@@ -26,7 +26,7 @@ const DeviceLibrary* find_library(const EngineOptions& options) {
 /// Bytes that the fast tiers of all sequences may take beside the model's weights.
 size_t fast_tier_bytes(const DeviceLibrary* library, const EngineOptions& options,
                        const ModelWeights& weights) {
-  if (!library) return std::min(options.device_kv, available_host_memory());
+  if (!library) return std::min(options.device_kv, host_memory().left());
   // Weights are bf16 there; an eighth of what they leave is for activations and what a GPU keeps.
   size_t values = 0;
   for (const WeightView& matrix : weights.matrices()) {

@@ -8,6 +8,7 @@
 #include "backends/cuda/elementwise.hpp"
 #include "backends/cuda/gemv.hpp"
 #include "backends/cuda/recall.hpp"
+#include "backends/cuda/recall_mechanism.hpp"
 #include "backends/cuda/sequence_memory.hpp"
 #include "core/check.hpp"
 
@@ -37,6 +38,7 @@ void add(RowCounters& sum, const RowCounters& more) {
 struct Decoder::Impl {
   Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r, const PageMap& m,
        const DecoderLimits& l);
+  ~Impl();
 
   int32_t heads() const { return shape.kv.query_heads(); }
   int32_t kv_heads() const { return shape.kv.kv_heads; }
@@ -50,11 +52,12 @@ struct Decoder::Impl {
   // --- one step, as it is captured; each reads like the algorithm -------------------------------
   void queue_step(int32_t n);
   void queue_layer(int32_t layer);
-  void queue_selection(SelectParams params, cudaStream_t on);
-  void queue_speculation(int32_t layer, SelectParams params);
+  void queue_selection(const SelectParams& params);
+  void queue_speculation(SelectParams params);
   void linear(GemvParams params);
   SelectParams selection(int32_t layer) const;
   Graph& graph(int32_t n);
+  void run_step(int32_t n);
 
   DecoderShape shape;
   DecoderWeights weights;
@@ -88,6 +91,9 @@ struct Decoder::Impl {
 
   std::vector<std::unique_ptr<SequenceMemory>> open_sequences;
   std::map<int32_t, Graph> graphs;
+
+  std::unique_ptr<RecallMechanism> recall;         // null where nothing is recalled
+  std::vector<const SequenceLayer*> batch_layers;  // of the step's sequences
 };
 
 Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r,
@@ -140,6 +146,18 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
            .tokens = tokens.as<int64_t>(),
            .layers = sequence_table.as<SequenceLayer>()};
   open_sequences.resize(n);
+  batch_layers.reserve(n);
+  if (rule.selects && rule.budgeted) {
+    recall = make_recall_mechanism(shape, rule, map, limits.sequences);
+  }
+}
+
+// Memory goes afterwards, and no step may still use it. After a failure of the device the waits
+// return at once.
+Decoder::Impl::~Impl() {
+  if (recall) recall->drain();
+  (void)cudaStreamSynchronize(side);
+  (void)cudaStreamSynchronize(main);
 }
 
 void Decoder::Impl::queue_step(int32_t n) {
@@ -201,7 +219,7 @@ void Decoder::Impl::queue_layer(int32_t layer) {
               main);
 
   const bool retrieving = rule.selects && retrieves(layer);
-  if (retrieving) queue_selection(select, main);
+  if (retrieving) queue_selection(select);
   if (retrieving && rule.speculative) query_ready.record(main);
   decode_attention({.batch = batch,
                     .kv = shape.kv,
@@ -214,7 +232,7 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                     .splits = splits,
                     .scratch = attention_scratch.data()},
                    main);
-  if (retrieving && rule.speculative) queue_speculation(layer, select);
+  if (retrieving && rule.speculative) queue_speculation(select);
 
   linear({.x = attention.as<float>(),
           .weight = w.output,
@@ -237,28 +255,20 @@ void Decoder::Impl::queue_layer(int32_t layer) {
           .n = hidden,
           .k = shape.ffn,
           .accumulate = true});
+  if (recall) recall->finish_layer();
 }
 
 // Corrected heads, before attention (algorithm.md, section 4, step 3).
-void Decoder::Impl::queue_selection(SelectParams params, cudaStream_t on) {
-  score_pages(params, on);
-  choose_pages(params, on);
-  if (!rule.budgeted) return;
-  // Attention waits for these pages: more CTAs, so that they do not share the link evenly with the
-  // recall that is still under way for the layer before.
-  gather({.batch = batch,
-          .kv = shape.kv,
-          .map = map,
-          .layer = params.layer,
-          .moves = params.moves,
-          .move_count = params.move_count,
-          .ctas = 4 * rule.gather_ctas},
-         on);
+void Decoder::Impl::queue_selection(const SelectParams& params) {
+  if (recall) recall->hold(params.layer, main);
+  score_pages(params, main);
+  choose_pages(params, main);
+  if (recall) recall->bring(params, main);
 }
 
 // All others, for the next step and beside the rest of this one (step 5). Scores need the query
 // alone; what is chosen takes slots that attention must have read before.
-void Decoder::Impl::queue_speculation(int32_t layer, SelectParams params) {
+void Decoder::Impl::queue_speculation(SelectParams params) {
   params.which = RowMode::kSpeculative;
   params.ahead = 1;
   params.scratch = scores_side.data();
@@ -267,14 +277,7 @@ void Decoder::Impl::queue_speculation(int32_t layer, SelectParams params) {
   score_pages(params, side);
   attended.hold(side);
   choose_pages(params, side);
-  gather({.batch = batch,
-          .kv = shape.kv,
-          .map = map,
-          .layer = layer,
-          .moves = params.moves,
-          .move_count = params.move_count,
-          .ctas = rule.gather_ctas},
-         side);
+  if (recall) recall->bring_ahead(params, side);
 }
 
 SelectParams Decoder::Impl::selection(int32_t layer) const {
@@ -322,6 +325,15 @@ Graph& Decoder::Impl::graph(int32_t n) {
   return found;
 }
 
+void Decoder::Impl::run_step(int32_t n) {
+  if (recall) recall->set_batch(batch_layers);
+  if (rule.use_graph && (!recall || recall->capturable())) {
+    graph(n).launch(main);
+  } else {
+    queue_step(n);
+  }
+}
+
 Decoder::Decoder(const DecoderShape& shape, DecoderWeights weights, const RetrievalRule& rule,
                  const PageMap& map, const DecoderLimits& limits)
     : impl_(std::make_unique<Impl>(shape, std::move(weights), rule, map, limits)) {}
@@ -353,6 +365,7 @@ int32_t Decoder::open(int64_t context) {
 
 void Decoder::close(int32_t sequence) {
   impl_->main.synchronize();
+  if (impl_->recall) impl_->recall->drain();
   impl_->open_sequences.at(static_cast<size_t>(sequence)).reset();
 }
 
@@ -367,6 +380,7 @@ const SequenceLayer& Decoder::layer(int32_t sequence, int32_t layer) const {
 
 void Decoder::Impl::begin(int32_t sequence, int64_t count, bool placed) {
   SequenceMemory& memory = *open_sequences.at(static_cast<size_t>(sequence));
+  if (recall) recall->drain();
   memory.begin(count, placed, batch.layers + int64_t{sequence} * shape.layers, main);
   const auto at = static_cast<size_t>(sequence);
   check_cuda(cudaMemcpyAsync(tokens.as<int64_t>() + at, &count, sizeof(count),
@@ -394,6 +408,7 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
                  "a batch of {} sequences, the limit is {}", sequences.size(),
                  impl_->open_sequences.size());
   if (sequences.empty()) return;
+  impl_->batch_layers.clear();
   for (size_t i = 0; i < sequences.size(); ++i) {
     SequenceMemory& memory = *impl_->open_sequences.at(static_cast<size_t>(sequences[i]));
     check_argument(memory.tokens() < memory.context(),
@@ -402,6 +417,7 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
     check_argument(ids[i] >= 0 && ids[i] < impl_->shape.vocab,
                    "token {} is outside the {} of the model", ids[i], impl_->shape.vocab);
     memory.grow();
+    impl_->batch_layers.push_back(memory.layers().data());
   }
   Impl::Input& input = impl_->inputs[impl_->turn ^= 1];
   if (input.used) check_cuda(cudaEventSynchronize(input.copied), "cudaEventSynchronize");
@@ -417,7 +433,7 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
   upload(impl_->ids, staged + sequences.size());
   input.copied.record(impl_->main);
   input.used = true;
-  impl_->graph(static_cast<int32_t>(sequences.size())).launch(impl_->main);
+  impl_->run_step(static_cast<int32_t>(sequences.size()));
 }
 
 const float* Decoder::logits() const { return impl_->logits.as<float>(); }

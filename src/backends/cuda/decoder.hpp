@@ -78,8 +78,8 @@ class Decoder {
   void close(int32_t sequence);
   int64_t tokens(int32_t sequence) const;
 
-  /// Where prefill puts the KV of a layer, slot = page: the slow tier (HND) of a budgeted layer,
-  /// else the fast tier (NHD). Bytes are the caller's to write before begin().
+  /// Where prefill puts the KV of a layer, slot = page: the slow tier of a budgeted layer (HND, or
+  /// NHD if token_major), else the fast tier (NHD). Bytes are the caller's to write before begin().
   const SequenceLayer& layer(int32_t sequence, int32_t layer) const;
   /// The KV of `tokens` tokens is in place: sketches its pages, brings sink and window into the
   /// fast tier and makes the sequence ready to decode.
@@ -89,7 +89,8 @@ class Decoder {
   void begin_placed(int32_t sequence, int64_t tokens);
   const PageMap& map() const;
 
-  /// One step: sequences[i] goes on with ids[i]. Queues everything and returns.
+  /// One step: sequences[i] goes on with ids[i]. Queues everything and returns; with mechanisms
+  /// that decide on the host it waits for every layer's selection.
   void step(std::span<const int32_t> sequences, std::span<const int32_t> ids);
   /// The last step's logits [n, V] in device memory, valid once the stream has come so far.
   const float* logits() const;

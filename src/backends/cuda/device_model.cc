@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/check.hpp"
-#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {
@@ -140,7 +139,7 @@ void CudaModel::check_room(int64_t context) const {
   size_t free = 0, total = 0;
   check_cuda(cudaMemGetInfo(&free, &total), "the memory of the GPU");
   require("a sequence's device memory", size.fast + size.sketch, "free are", free);
-  require("a sequence's locked host memory", size.slow, "available are", available_host_memory());
+  // What the host has is asked by SequenceMemory, before it takes anything.
 }
 
 int32_t CudaModel::open(int64_t context) {

@@ -39,7 +39,8 @@ struct KvGeometry {
   FREEKV_HOST_DEVICE int64_t fast_value(int32_t at, int token, int head) const {
     return fast_key(at, token, head) + slot() / 2;
   }
-  // The slow tier is head-major (HND): [page][M][K|V][p][d].
+  // The slow tier is head-major (HND): [page][M][K|V][p][d]. Where SequenceLayer::token_major is
+  // set it has the fast tier's layout, with fast_key() of a page in place of a slot.
   FREEKV_HOST_DEVICE int64_t slow_head_page(int32_t at, int head) const {
     return at * slot() + head * head_page();
   }
@@ -85,6 +86,8 @@ struct SequenceLayer {
   bool budgeted = false;
   /// Its heads select pages once T > B; otherwise they attend to everything always.
   bool retrieves = false;
+  /// The slow tier is laid out as the fast one; for comparisons (HostLayout, decoder.hpp).
+  bool token_major = false;
   int32_t max_pages = 0;
   void* fast = nullptr;             // [slots][K|V][p][M][d]
   void* slow = nullptr;             // pinned host memory, device address: [max_pages][M][K|V][p][d]

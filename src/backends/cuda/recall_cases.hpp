@@ -46,6 +46,7 @@ struct LayerKind {
   bool budgeted = true;
   bool slow = true;
   bool sketch = false;
+  bool token_major = false;
 };
 
 struct Sizes {
@@ -145,6 +146,7 @@ class World {
         const Place& place = places_[at(s, static_cast<int>(l))];
         SequenceLayer layer;
         layer.budgeted = kind.budgeted;
+        layer.token_major = kind.token_major;
         layer.max_pages = sizes_.max_pages[static_cast<size_t>(s)];
         layer.fast = device_fast_.as<uint16_t>() + place.fast;
         if (kind.slow) layer.slow = host_slow_.device() + place.slow * sizeof(uint16_t);

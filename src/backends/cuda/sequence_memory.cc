@@ -5,6 +5,7 @@
 #include "backends/cuda/parts.hpp"
 #include "backends/cuda/recall.hpp"
 #include "core/check.hpp"
+#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {
@@ -27,6 +28,7 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
     const bool over = l >= rule.dense_layers && context > map.budget;
     layer.retrieves = over && (rule.selects || rule.budgeted);
     layer.budgeted = over && rule.budgeted;
+    layer.token_major = layer.budgeted && rule.host_layout == HostLayout::kTokenMajor;
     layer.max_pages = max_pages;
     const auto slots = layer.budgeted ? static_cast<size_t>(map.budget_slots()) : pages;
     layer.fast = places.fast.take(slots * slot_bytes);
@@ -79,6 +81,8 @@ SequenceMemory::SequenceMemory(const DecoderShape& shape, const RetrievalRule& r
                                const PageMap& map, int64_t context, int threads)
     : shape_(shape), map_(map), context_(context) {
   const Decoder::Footprint size = footprint(shape, rule, map, context);
+  // Before the device's: what is refused must cost nothing.
+  check_host_memory(size.slow, host_memory());
   device_ = DeviceBuffer(size.fast + size.sketch + size.tables);
   if (size.slow > 0) host_ = PinnedBuffer(size.slow, threads);
   Places places{Parts(device_.data()), Parts(device_.data() + size.fast),
@@ -138,10 +142,27 @@ void SequenceMemory::reset_tables(int64_t tokens, cudaStream_t stream) {
   }
 }
 
+// Where the slow tier is laid out as the fast one, a page of all heads is one copy.
+void SequenceMemory::copy_slots(const SequenceLayer& layer, std::span<const Move> moves,
+                                cudaStream_t stream) const {
+  const auto bytes = static_cast<size_t>(shape_.kv.slot()) * kValueBytes;
+  for (const Move& move : moves) {
+    const auto slot = static_cast<size_t>(map_.sink + move.slot);
+    check_cuda(cudaMemcpyAsync(static_cast<std::byte*>(layer.fast) + slot * bytes,
+                               static_cast<const std::byte*>(layer.slow) +
+                                   static_cast<size_t>(move.page) * bytes,
+                               bytes, cudaMemcpyDefault, stream),
+               "the first pages of a sequence");
+  }
+}
+
 // Through the same kernel as recall.
 void SequenceMemory::load_common_pages(int64_t tokens, const SequenceLayer* table,
                                        cudaStream_t stream) {
   const std::vector<Move> moves = common_pages(map_, tokens);
+  for (const SequenceLayer& layer : layers_) {
+    if (layer.token_major) copy_slots(layer, moves, stream);
+  }
   const auto heads = static_cast<size_t>(shape_.kv.kv_heads);
   const auto round = static_cast<size_t>(std::max(map_.selected, 1));
   const DeviceBuffer device_moves = device_array<Move>(heads * round);
@@ -162,7 +183,7 @@ void SequenceMemory::load_common_pages(int64_t tokens, const SequenceLayer* tabl
                                cudaMemcpyHostToDevice, stream),
                "the first pages of a sequence");
     for (size_t l = 0; l < layers_.size(); ++l) {
-      if (!layers_[l].budgeted) continue;
+      if (!layers_[l].budgeted || layers_[l].token_major) continue;
       PageMap map = map_;
       map.selected = static_cast<int32_t>(round);  // the moves' stride
       gather({.batch = {.n = 1,

@@ -33,6 +33,8 @@ class SequenceMemory {
 
  private:
   void reset_tables(int64_t tokens, cudaStream_t stream);
+  void copy_slots(const SequenceLayer& layer, std::span<const Move> moves,
+                  cudaStream_t stream) const;
   void load_common_pages(int64_t tokens, const SequenceLayer* table, cudaStream_t stream);
 
   DecoderShape shape_;

@@ -23,7 +23,7 @@ __device__ KeyColumn key_column(const SketchPagesParams& params, int32_t page, i
     const int64_t row = int64_t{page} * params.kv.page * params.kv.kv_heads + head;
     return {row * params.key_stride + channel, int64_t{params.kv.kv_heads} * params.key_stride};
   }
-  if (params.layer.budgeted) {
+  if (params.layer.budgeted && !params.layer.token_major) {
     return {params.kv.slow_head_page(page, head) + channel, params.kv.head_dim};
   }
   return {params.kv.fast_key(page, 0, head) + channel, params.kv.fast_token_stride()};

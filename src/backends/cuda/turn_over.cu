@@ -83,11 +83,12 @@ __device__ void sketch_page(const uint4* page, uint4* sketch, int tokens, int kv
 }
 
 template <int kDim>
-__device__ void write_page(const uint4* __restrict__ page, uint4* __restrict__ slow, int tokens,
-                           int kv_heads) {
+__device__ void write_page(const uint4* __restrict__ page, uint4* __restrict__ slow,
+                           bool token_major, int tokens, int kv_heads) {
 #pragma unroll 4
   for (int u = static_cast<int>(threadIdx.x); u < 2 * tokens * kRowUnits<kDim>; u += kThreads) {
-    slow[u] = page[fast_unit<kDim>(u, kv_heads)];
+    const int at = fast_unit<kDim>(u, kv_heads);
+    slow[token_major ? at : u] = page[at];
   }
 }
 
@@ -105,8 +106,9 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t slot = layer.budgeted ? params.map.common_slot(page) : page;
   const uint4* from = unit_at(static_cast<const void*>(layer.fast), kv.fast_key(slot, 0, head));
   if (layer.budgeted && layer.slow != nullptr) {
-    write_page<kDim>(from, unit_at(layer.slow, kv.slow_head_page(page, head)), kv.page,
-                     kv.kv_heads);
+    const int64_t to = layer.token_major ? kv.fast_key(page, 0, head)  // a page for a slot
+                                         : kv.slow_head_page(page, head);
+    write_page<kDim>(from, unit_at(layer.slow, to), layer.token_major, kv.page, kv.kv_heads);
   }
   if (layer.sketch != nullptr) {
     const int64_t at = (int64_t{head} * layer.max_pages + page) * 2 * kDim;

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -22,11 +23,9 @@ using cases::World;
 constexpr uint16_t kNaN = 0x7fff;  // in the model: any NaN
 
 // Every combination that a layer can be, and some that only a wrong test of flags would tell apart.
-const std::vector<LayerKind> kKinds = {{true, true, true},
-                                       {true, true, false},
-                                       {true, false, false},
-                                       {false, false, true},
-                                       {false, false, false}};
+const std::vector<LayerKind> kKinds = {{true, true, true},       {true, true, false},
+                                       {true, true, true, true}, {true, false, false},
+                                       {false, false, true},     {false, false, false}};
 
 DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
 
@@ -62,6 +61,14 @@ void sketch_page(World& world, int sequence, int layer, int head, int32_t page, 
 
 void write_page(World& world, int sequence, int layer, int head, int32_t page, int32_t slot) {
   const KvGeometry& kv = world.sizes().kv;
+  if (world.sizes().layers[static_cast<size_t>(layer)].token_major) {
+    // A page for a slot; all heads at once, which head 0 does.
+    if (head == 0) {
+      std::copy_n(world.fast_of(sequence, layer) + slot * kv.slot(), kv.slot(),
+                  world.slow_of(sequence, layer) + page * kv.slot());
+    }
+    return;
+  }
   const uint16_t* fast = world.fast_of(sequence, layer);
   uint16_t* to = world.slow_of(sequence, layer) + kv.slow_head_page(page, head);
   for (int token = 0; token < kv.page; ++token) {

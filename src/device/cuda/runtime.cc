@@ -4,12 +4,15 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "core/check.hpp"
+#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {
@@ -18,13 +21,29 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t round_up(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
+// CPUs on the NUMA node of the current device, if the system says.
+std::vector<int> cpus_near_device() {
+  int device = 0;
+  char id[32] = {};
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetPCIBusId(id, sizeof(id), device) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return {};
+  }
+  std::string name(id);  // in capitals; folders have small letters
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return cpus_near(name);
+}
+
 // Writing a byte of every page makes it exist, on the NUMA node of the thread that writes.
 void touch(std::byte* data, size_t bytes, int threads) {
+  const std::vector<int> cpus = cpus_near_device();
   const size_t pages = bytes / kHugePage;
   const auto parts = std::min<size_t>(static_cast<size_t>(std::max(threads, 1)), pages);
   std::vector<std::thread> workers;
   for (size_t i = 0; i < parts; ++i) {
-    workers.emplace_back([=] {
+    workers.emplace_back([=, &cpus] {
+      run_on(cpus);
       const size_t begin = pages * i / parts * kHugePage, end = pages * (i + 1) / parts * kHugePage;
       for (size_t at = begin; at < end; at += 4096) data[at] = std::byte{0};
     });
@@ -32,12 +51,54 @@ void touch(std::byte* data, size_t bytes, int threads) {
   for (std::thread& worker : workers) worker.join();
 }
 
+// After these every call fails until the process ends.
+bool is_lost(cudaError_t status) {
+  switch (status) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+      return true;
+    default:
+      return false;
+  }
+}
+
+size_t locked_limit() {
+  rlimit limit{};
+  const bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return limited ? static_cast<size_t>(limit.rlim_cur) : SIZE_MAX;
+}
+
 }  // namespace
 
 void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   fail(status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
-       "{}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+       "{}: {} ({}){}", what, cudaGetErrorString(status), cudaGetErrorName(status),
+       is_lost(status) ? "; the GPU is lost to this process" : "");
+}
+
+Error lock_failure(size_t bytes, size_t limit, cudaError_t status) {
+  if (status != cudaErrorMemoryAllocation && status != cudaErrorOperatingSystem) {
+    return Error(ErrorCode::kDevice,
+                 fmt::format("{} bytes of host memory cannot be locked: {} ({})", bytes,
+                             cudaGetErrorString(status), cudaGetErrorName(status)));
+  }
+  if (limit < bytes) {
+    return Error(ErrorCode::kOutOfMemory,
+                 fmt::format("{} bytes of host memory must be locked, the limit on locked memory "
+                             "(ulimit -l) is {}",
+                             bytes, limit));
+  }
+  return Error(ErrorCode::kOutOfMemory, fmt::format("{} bytes of host memory cannot be locked: {}",
+                                                    bytes, cudaGetErrorString(status)));
 }
 
 DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
@@ -69,6 +130,8 @@ DeviceBuffer::~DeviceBuffer() {
 
 PinnedBuffer::PinnedBuffer(size_t bytes, int threads) : bytes_(round_up(bytes)) {
   if (bytes == 0) return;
+  // Touching more than there is would not fail: the system would kill this process or another.
+  check_host_memory(bytes_, host_memory());
   // Aligned by hand, so that all of it can be huge pages.
   void* raw = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -89,15 +152,7 @@ PinnedBuffer::PinnedBuffer(size_t bytes, int threads) : bytes_(round_up(bytes)) 
   if (status != cudaSuccess) {
     munmap(std::exchange(data_, nullptr), bytes_);
     (void)cudaGetLastError();
-    rlimit limit{};
-    getrlimit(RLIMIT_MEMLOCK, &limit);
-    if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < bytes_) {
-      fail(ErrorCode::kOutOfMemory,
-           "{} bytes of host memory must be locked, the limit on locked memory (ulimit -l) is {}",
-           bytes_, static_cast<size_t>(limit.rlim_cur));
-    }
-    fail(ErrorCode::kOutOfMemory, "{} bytes of host memory cannot be locked: {}", bytes_,
-         cudaGetErrorString(status));
+    throw lock_failure(bytes_, locked_limit(), status);
   }
   void* device = nullptr;
   const cudaError_t mapped = cudaHostGetDevicePointer(&device, data_, 0);

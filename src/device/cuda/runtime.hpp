@@ -9,11 +9,17 @@
 #include <span>
 #include <utility>
 
+#include "freekv/error.hpp"
+
 namespace freekv::cuda {
 
 /// Throws Error(kDevice) with CUDA's name for `status` and what was tried; kOutOfMemory when that
 /// is what it says.
 void check_cuda(cudaError_t status, const char* what);
+
+/// Why `bytes` of host memory could not be locked: kOutOfMemory, naming the limit on locked memory
+/// (SIZE_MAX: none) where that is less, or kDevice where `status` is not about memory.
+Error lock_failure(size_t bytes, size_t limit, cudaError_t status);
 
 /// Memory of the current device, zeroed. Movable, not copyable.
 class DeviceBuffer {
@@ -49,12 +55,13 @@ DeviceBuffer device_array(size_t count) {
 }
 
 /// Host memory that the device reads and writes in place: locked, in huge pages, touched by several
-/// threads at once, since locking 12 GiB on one takes seconds (measured.md, section 1). Zeroed.
+/// threads at once, since locking 12 GiB on one takes seconds (measured.md, section 1), and on the
+/// NUMA node of the current device where there is more than one. Zeroed.
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
   /// Throws Error(kOutOfMemory) with both byte counts where the system, a container or the limit
-  /// on locked memory gives less.
+  /// on locked memory gives less; for the first two before any memory is taken.
   PinnedBuffer(size_t bytes, int threads);
   ~PinnedBuffer();
   PinnedBuffer(PinnedBuffer&& other) noexcept
