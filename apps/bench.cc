@@ -135,7 +135,8 @@ nlohmann::ordered_json row_json(const Row& row, const Engine& engine, const Benc
           {"context", row.context},
           {"batch", row.batch},
           {"prefill_tok_s", row.prefill_tok_s},
-          {"prefill_tokens", std::min(row.context, options.prefill_tokens)},
+          {"prefill_tokens",
+           engine.reuses_prefixes() ? std::min(row.context, options.prefill_tokens) : row.context},
           {"decode_ms", row.decode_ms},
           {"steps", options.steps},
           {"fast_kv_bytes", row.memory.fast_kv_bytes},
@@ -156,6 +157,8 @@ nlohmann::ordered_json row_json(const Row& row, const Engine& engine, const Benc
           {"page", engine.options().page},
           {"kv_type", engine.options().kv_type},
           {"threads", engine.options().threads},
+          {"backend", engine.options().backend},
+          {"device", engine.device()},
           {"model", engine.model().name}};
 }
 
@@ -186,14 +189,18 @@ void bench(const BenchOptions& options) {
   check(options);
   EngineOptions base = options.engine.finish();
   base.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
-  const auto engine_for = [&](const std::string& policy) {
+  const auto engine_for = [&](const std::string& policy, const Engine* like) {
     EngineOptions result = base;
     result.policy = policy;
-    return std::make_unique<Engine>(result, progress_bar());
+    return std::make_unique<Engine>(result, progress_bar(), like);
   };
-  const auto dense = engine_for("full");
+  const auto dense = engine_for("full", nullptr);
   std::vector<std::unique_ptr<Engine>> engines;
-  for (const std::string& policy : options.policies) engines.push_back(engine_for(policy));
+  for (const std::string& policy : options.policies) {
+    engines.push_back(engine_for(policy, dense.get()));
+    const std::string& note = engines.back()->policy_note();
+    if (!note.empty()) fmt::print(stderr, "policy {}: {}\n", policy, note);
+  }
 
   const Interrupt interrupt;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
@@ -202,10 +209,17 @@ void bench(const BenchOptions& options) {
   for (int64_t context : options.contexts) {
     const auto tokens = running_text(*dense, options.text, context);
     const int64_t chunk = dense->options().chunk;
-    const int64_t shared = std::max<int64_t>(0, context - options.prefill_tokens) / chunk * chunk;
+    const int64_t shared =
+        dense->reuses_prefixes()
+            ? std::max<int64_t>(0, context - options.prefill_tokens) / chunk * chunk
+            : 0;
     const auto prefix = shared_prefix(*dense, tokens, shared, interrupt);
     for (int batch : options.batches) {
       for (const auto& engine : engines) {
+        if (engine->device() != engine->options().backend) {
+          fmt::print(stderr, "{} x {}, {}\n", batch, engine->options().policy,
+                     format_memory(*engine, context + options.warmup + options.steps));
+        }
         const Row row = bench_row(*engine, tokens, batch, prefix.get(), options, interrupt);
         table.add(
             {row.policy, format_count(row.context), fmt::format("{}", row.batch),
@@ -250,7 +264,7 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--prefill-tokens", options->prefill_tokens,
-                   "tokens at the end of the context whose prefill is timed")
+                   "tokens at the end of the context whose prefill is timed (on a device: all)")
       ->capture_default_str();
   command->add_option("--steps", options->steps, "decode steps timed, the median is given")
       ->capture_default_str();

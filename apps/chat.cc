@@ -56,7 +56,7 @@ class Chat {
   explicit Chat(const ChatOptions& options)
       : options_(options),
         engine_(std::make_unique<Engine>(options.engine.finish(), progress_bar())),
-        sequence_(engine_->new_sequence()) {
+        sequence_(make_sequence(*engine_)) {
     clear();
     check_template();
     if (!options.file.empty()) document_ = without_last_newlines(read_file(options.file));
@@ -88,6 +88,15 @@ class Chat {
       // The template may want more than this of a conversation.
       if (error.code() != ErrorCode::kInvalidArgument) throw;
     }
+  }
+
+  /// The whole context is reserved; on a device that is memory taken, so it is said before.
+  static std::unique_ptr<Sequence> make_sequence(Engine& engine) {
+    if (!engine.policy_note().empty()) say("policy {}\n", engine.policy_note());
+    if (engine.device() != engine.options().backend) {
+      say("{}\n", format_memory(engine, engine.options().context));
+    }
+    return engine.new_sequence();
   }
 
   /// One line of what went wrong; the session goes on.
@@ -276,8 +285,8 @@ class Chat {
   void change_policy(const std::string& policy) {
     EngineOptions options = engine_->options();
     options.policy = policy;
-    auto engine = std::make_unique<Engine>(options, progress_bar());
-    auto sequence = engine->new_sequence();
+    auto engine = std::make_unique<Engine>(options, progress_bar(), engine_.get());
+    auto sequence = make_sequence(*engine);
     if (messages_.size() > (options_.system.empty() ? 0u : 1u)) {
       prefill(*engine, *sequence, encode(false), sequence_.get());
     }

@@ -60,8 +60,8 @@ struct Contestant {
   int64_t decode_steps = 0;
   int right = 0;
 
-  Contestant(std::string name, const EngineOptions& options)
-      : label(std::move(name)), engine(options, progress_bar()) {}
+  Contestant(std::string name, const EngineOptions& options, const Engine* like = nullptr)
+      : label(std::move(name)), engine(options, progress_bar(), like) {}
 };
 
 EngineOptions with_policy(EngineOptions options, const std::string& policy) {
@@ -85,9 +85,11 @@ std::vector<int32_t> encode_question(const Engine& engine, const std::string& te
   return engine.encode(engine.chat_prompt(user_turn(text)), true);
 }
 
-/// Reads the document once, densely: what every question and policy begins with.
+/// Reads the document once, densely: what every question and policy begins with. Null where
+/// prefill takes nothing over.
 std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& document,
                                         const Interrupt& interrupt) {
+  if (!engine.reuses_prefixes()) return nullptr;
   const auto tokens = encode_question(engine, document);
   auto sequence = engine.new_sequence(static_cast<int64_t>(tokens.size()));
   Progress progress("reading", static_cast<int64_t>(tokens.size()));
@@ -99,15 +101,16 @@ std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& docum
 }
 
 std::string ask(Contestant& contestant, const std::string& prompt_text, int64_t max_tokens,
-                const Sequence& document, const Interrupt& interrupt) {
+                const Sequence* document, const Interrupt& interrupt) {
   const auto prompt = encode_question(contestant.engine, prompt_text);
+  contestant.sequence.reset();  // so that the caches of two are not held at once
   contestant.sequence =
       contestant.engine.new_sequence(static_cast<int64_t>(prompt.size()) + max_tokens);
   std::string answer;
   const GenerateRequest request{.prompt = prompt,
                                 .max_tokens = max_tokens,
                                 .sampling = {},
-                                .like = &document,
+                                .like = document,
                                 .on_prefill = nullptr,
                                 .on_text = [&](std::string_view text) { answer += text; },
                                 .cancel = &interrupt.flag()};
@@ -147,7 +150,7 @@ void demo(const DemoOptions& options) {
   // The policy under test keeps its options; what it is held against is always dense.
   std::vector<std::unique_ptr<Contestant>> contestants;
   contestants.push_back(std::make_unique<Contestant>("dense", with_policy(base, "full")));
-  contestants.push_back(std::make_unique<Contestant>("freekv", base));
+  contestants.push_back(std::make_unique<Contestant>("freekv", base, &contestants[0]->engine));
 
   fmt::print("model     {}, {} of weights\n", contestants[0]->engine.model().name,
              format_bytes(static_cast<double>(contestants[0]->engine.model().weight_bytes)));
@@ -165,7 +168,7 @@ void demo(const DemoOptions& options) {
     std::fflush(stdout);
     for (const auto& c : contestants) {
       const std::string answer =
-          ask(*c, document + "\n\n" + question.text, options.max_tokens, *read, interrupt);
+          ask(*c, document + "\n\n" + question.text, options.max_tokens, read.get(), interrupt);
       const bool right = answer == question.answer;
       c->right += right;
       fmt::print("{:<8}  {}\n", c->label, one_line(answer));

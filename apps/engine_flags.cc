@@ -15,7 +15,9 @@ void EngineFlags::add_to(CLI::App& app, bool with_model) {
     app.add_option("-m,--model", options.model, "GGUF file or checkpoint folder")->required();
   }
   app.add_option("--policy", options.policy,
-                 "retrieval policy, NAME or NAME:key=value,... (full, streaming, quest, freekv)")
+                 "retrieval policy, NAME or NAME:key=value,... (full, streaming, quest, freekv; "
+                 "auto: full while the KV fits --device-kv or the device and the context is short "
+                 "enough for dense attention to be the faster, else freekv)")
       ->capture_default_str();
   app.add_option("--ctx", options.context, "most tokens of prompt and answer (0: the model's)");
   app.add_option("--budget", options.budget, "tokens attended per step, B")->capture_default_str();
@@ -32,9 +34,12 @@ void EngineFlags::add_to(CLI::App& app, bool with_model) {
   app.add_option("--activations", options.activations,
                  "of decode with quantised weights: f32, int8, or auto (int8 but for Q8_0)")
       ->capture_default_str();
-  app.add_option("--backend", options.backend, "cpu, or reference (scalar, slow)")
+  app.add_option("--backend", options.backend,
+                 "cpu, cuda (an NVIDIA GPU; needs libfreekv_cuda.so), or reference (scalar, slow); "
+                 "freekv info shows what is here")
       ->capture_default_str();
-  app.add_option("--chunk", options.chunk, "tokens per prefill chunk")->capture_default_str();
+  app.add_option("--chunk", options.chunk, "tokens per prefill chunk on the host")
+      ->capture_default_str();
 }
 
 EngineOptions EngineFlags::finish() const {
@@ -98,6 +103,21 @@ std::string format_bytes(double bytes) {
     ++unit;
   }
   return fmt::format("{:.{}f} {}", bytes, bytes < 10 && unit > 0 ? 2 : 0, kUnits[unit]);
+}
+
+std::string format_memory(const Engine& engine, int64_t context) {
+  const MemoryStats memory = engine.memory_for(context);
+  std::string text =
+      fmt::format("KV of {} tokens: fast tier {} on {}", format_count(context),
+                  format_bytes(static_cast<double>(memory.fast_kv_bytes)), engine.device());
+  if (memory.slow_kv_bytes > 0) {
+    text += fmt::format(", slow tier {} of host memory",
+                        format_bytes(static_cast<double>(memory.slow_kv_bytes)));
+  }
+  if (memory.sketch_bytes > 0) {
+    text += fmt::format(", sketches {}", format_bytes(static_cast<double>(memory.sketch_bytes)));
+  }
+  return text;
 }
 
 std::string format_count(int64_t count) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "freekv/engine.hpp"
 #include "freekv/options.hpp"
 
 namespace freekv::app {
@@ -30,5 +31,7 @@ void add_sampling_options(CLI::App& app, SamplingOptions& sampling);
 std::string format_bytes(double bytes);
 /// "16,384".
 std::string format_count(int64_t count);
+/// What a sequence of `context` tokens is going to take, where; for before it is taken.
+std::string format_memory(const Engine& engine, int64_t context);
 
 }  // namespace freekv::app

@@ -66,7 +66,7 @@ eval::Suites make_suites(const EvalOptions& options) {
 
 /// Every policy with every setting; dense attention has no settings and comes once.
 std::vector<std::unique_ptr<Engine>> make_methods(const EvalOptions& options,
-                                                  const EngineOptions& base) {
+                                                  const EngineOptions& base, const Engine& like) {
   std::vector<std::unique_ptr<Engine>> methods;
   for (const std::string& policy : options.policies) {
     const bool dense = policy == "full";
@@ -76,7 +76,7 @@ std::vector<std::unique_ptr<Engine>> make_methods(const EvalOptions& options,
         engine.policy = policy;
         engine.budget = budget;
         engine.page = page;
-        methods.push_back(std::make_unique<Engine>(engine));
+        methods.push_back(std::make_unique<Engine>(engine, nullptr, &like));
       }
     }
   }
@@ -141,7 +141,7 @@ void evaluate(EvalOptions options) {
   Engine dense(base);
   if (options.evaluation.chat)
     dense.chat_prompt(user_turn(""));  // refused now when there is no template
-  const auto methods = make_methods(options, base);
+  const auto methods = make_methods(options, base, dense);
   const eval::Suites suites = make_suites(options);
   const eval::TokenCounter count = eval::token_counter(dense);
 

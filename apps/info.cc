@@ -1,10 +1,11 @@
-// freekv info: what a model file or checkpoint folder holds.
+// freekv info: what a model file or checkpoint folder holds; without one, what can compute here.
 #include <fmt/format.h>
 
 #include <cstdio>
 
 #include "commands.hpp"
 #include "engine_flags.hpp"
+#include "freekv/engine.hpp"
 #include "io/checkpoint.hpp"
 #include "io/gguf.hpp"
 #include "io/quote.hpp"
@@ -85,7 +86,15 @@ void summarise(const ModelConfig& config, const ModelWeights& weights) {
       format_bytes(kv_bytes), format_bytes(kv_bytes * static_cast<double>(config.context_length)));
 }
 
+void list_backends() {
+  for (const BackendInfo& backend : backends()) {
+    fmt::print("{:<10} {}: {}\n", backend.name, backend.summary,
+               backend.problem.empty() ? backend.device : "not here, " + backend.problem);
+  }
+}
+
 void info(const std::string& path, bool tensors) {
+  if (path.empty()) return list_backends();
   // The summary comes last, so that a file this program cannot run is still shown.
   if (is_folder(path)) {
     const Checkpoint folder = Checkpoint::open(path).value();
@@ -104,13 +113,15 @@ void info(const std::string& path, bool tensors) {
 
 void add_info(CLI::App& app) {
   auto* command = app.add_subcommand(
-      "info", "Show metadata, shape and tensors of a GGUF file or checkpoint folder");
+      "info",
+      "Show metadata, shape and tensors of a GGUF file or checkpoint folder, or the backends here");
   struct Options {
     std::string model;
     bool tensors = false;
   };
   auto options = std::make_shared<Options>();
-  command->add_option("model", options->model, "GGUF file or checkpoint folder")->required();
+  command->add_option("model", options->model,
+                      "GGUF file or checkpoint folder; without one the backends are shown");
   command->add_flag("--tensors", options->tensors, "list every tensor");
   command->callback([options] { info(options->model, options->tensors); });
 }

@@ -53,6 +53,7 @@ nlohmann::ordered_json generation_json(const Engine& engine, const Sequence& seq
   return {{"model", engine.model().name},
           {"policy", engine.options().policy},
           {"backend", engine.options().backend},
+          {"device", engine.device()},
           {"threads", engine.options().threads},
           {"prompt_tokens", request.prompt.size()},
           {"generated_tokens", result.tokens.size()},

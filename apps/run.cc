@@ -38,6 +38,14 @@ std::string prompt_text(const RunOptions& options) {
   return text + "\n\n" + options.prompt;
 }
 
+/// What was chosen, and what is going to be taken: on a device all of it at once.
+void announce(const Engine& engine, int64_t context) {
+  if (!engine.policy_note().empty()) fmt::print(stderr, "policy   {}\n", engine.policy_note());
+  if (engine.device() != engine.options().backend) {
+    fmt::print(stderr, "{}\n", format_memory(engine, context));
+  }
+}
+
 void run(const RunOptions& options) {
   if (options.file.empty() && options.prompt.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "no prompt: give -p TEXT, -f FILE or both");
@@ -57,8 +65,10 @@ void run(const RunOptions& options) {
                 fmt::format("the prompt has {} tokens, the context limit is {}", length,
                             engine.options().context));
   }
-  const auto sequence = engine.new_sequence(
-      std::min(engine.options().context, length + std::max<int64_t>(options.max_tokens, 1)));
+  const int64_t context =
+      std::min(engine.options().context, length + std::max<int64_t>(options.max_tokens, 1));
+  if (options.stats == StatsFormat::kText) announce(engine, context);
+  const auto sequence = engine.new_sequence(context);
 
   const Interrupt interrupt;
   std::optional<Progress> progress(std::in_place, "prefill", length);

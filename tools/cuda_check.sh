@@ -18,6 +18,10 @@ done
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 2
 status=0
 "$bundle/cuda_tests" --gtest_brief=1 || status=1
+"$bundle/freekv" info || status=1
+"$bundle/cuda_engine_tests" --gtest_brief=1 || status=1
+"$bundle/freekv" bench --backend cuda --kv-type bf16 --policies full quest freekv \
+  --contexts 4096,16384,65536 --json "$out/cuda_bench_demo.json" || status=1
 "$bundle/cuda_decode" --shape llama-3.1-8b --policies full,freekv --contexts 4096,32768,131072 \
   --batches 1,4 --split --json "$out/cuda_decode_8b.json" || status=1
 # A full refresh of the selected set every step against none: at most 1.2 times the time.

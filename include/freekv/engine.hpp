@@ -58,6 +58,16 @@ struct ModelInfo {
   size_t weight_bytes = 0;
 };
 
+/// A value of EngineOptions::backend.
+struct BackendInfo {
+  std::string name;
+  std::string summary;  // one line
+  std::string device;   // its name and memory; empty when there is none here
+  std::string problem;  // what keeps it from running here, in one line; else empty
+};
+/// All backends of this build, and what they would run on.
+std::vector<BackendInfo> backends();
+
 /// Called in bytes of weights while a model is loaded; returning false ends with Error(kCancelled).
 using LoadProgress = std::function<bool(size_t done, size_t total)>;
 
@@ -65,14 +75,23 @@ using LoadProgress = std::function<bool(size_t done, size_t total)>;
 /// on must be prefilled anew, all others are untouched.
 class Engine {
  public:
-  /// Loads the model and takes the scratch memory of every step.
-  explicit Engine(const EngineOptions& options, const LoadProgress& on_load = nullptr);
+  /// Loads the model and takes the scratch memory of every step. With the backend "cuda" throws
+  /// Error(kDevice) when its library, a driver or a device is missing. Weights that `like`, an
+  /// engine of the same file and backend, has put on a device are used from there.
+  explicit Engine(const EngineOptions& options, const LoadProgress& on_load = nullptr,
+                  const Engine* like = nullptr);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
   const EngineOptions& options() const;  // with zeros replaced by what was chosen
   const ModelInfo& model() const;
+  /// What computes: the backend's name, or that of its device, such as "NVIDIA H200".
+  const std::string& device() const;
+  /// For the policy "auto": which one was chosen and why, in one line; else empty.
+  const std::string& policy_note() const;
+  /// Whether prefill takes over what `like` has computed.
+  bool reuses_prefixes() const;
 
   // --- text -------------------------------------------------------------------------------------
   /// Any bytes; with `special`, texts of special tokens become these tokens.
@@ -89,8 +108,11 @@ class Engine {
                           bool add_generation_prompt = true) const;
 
   // --- sequences --------------------------------------------------------------------------------
+  /// What a sequence of `context` tokens (0: the engine's) takes when it is full; on a device all
+  /// of it is taken when the sequence is made, the slow tier as locked host memory.
+  MemoryStats memory_for(int64_t context = 0) const;
   /// An empty sequence of at most `context` tokens (0: the engine's). Throws Error(kOutOfMemory)
-  /// with both byte counts when the caches do not fit the limits.
+  /// with both byte counts when the caches do not fit the limits, or what a device or its host has.
   std::unique_ptr<Sequence> new_sequence(int64_t context = 0);
   /// Starts the sequence over with this prompt. `proceed(done)` is called after each chunk;
   /// returning false ends with Error(kCancelled). Throws Error(kInvalidArgument) when the prompt

@@ -8,10 +8,12 @@
 namespace freekv {
 
 struct EngineOptions {
-  std::string model;            // a GGUF file or a checkpoint folder
-  std::string policy = "full";  // NAME or NAME:key=value,key=value
-  std::string backend = "cpu";  // cpu, or reference: the scalar oracle
-  std::string kv_type = "f16";  // f32, f16 or bf16
+  std::string model;  // a GGUF file or a checkpoint folder
+  // NAME or NAME:key=value,key=value. auto: full while dense attention fits the fast tier and is
+  // taken to be the faster, else freekv, which the keys are then for.
+  std::string policy = "full";
+  std::string backend = "cpu";  // cpu, cuda, or reference: the scalar oracle
+  std::string kv_type = "f16";  // f32, f16 or bf16; on cuda f16 or bf16
   // Of decode's linear layers: f32, int8 (rounded to 8 bits for weights whose dot products take
   // that), or auto (int8 for Q4_0, Q4_K, Q5_K and Q6_K, f32 for Q8_0).
   std::string activations = "auto";
@@ -22,7 +24,7 @@ struct EngineOptions {
   int page = 32;                // p, tokens per page
   int threads = 0;              // 0 takes the machine's
   int max_batch = 1;            // sequences decoded together
-  int chunk = 512;              // tokens of a prefill chunk
+  int chunk = 512;              // tokens of a prefill chunk on the host
   size_t device_kv = SIZE_MAX;  // bytes of the fast tier, all sequences
   size_t host_kv = SIZE_MAX;    // bytes of the slow tier, all sequences
 };

@@ -18,7 +18,8 @@ struct RetrievalStats {
   uint64_t selections = 0;                 // (layer, head, step) selections made
   uint64_t corrections_tested = 0;         // (layer, head, step) drift tests made
   std::vector<uint64_t> drifted_by_layer;  // heads that failed their drift test
-  uint64_t wait_ns = 0;                    // time attention waited for recall
+  uint64_t wait_ns =
+      0;  // time attention waited for recall; 0 on a device, which has no clock for it
   // Attention mass on pages that a head did not attend to, as the policy estimates it: the sum
   // over (layer, head, step), and over how many. Policies that do not estimate it leave 0.
   double lost_mass_sum = 0;
@@ -45,7 +46,7 @@ struct RetrievalStats {
 struct MemoryStats {
   uint64_t fast_kv_bytes = 0;  // slots of the fast tier
   uint64_t slow_kv_bytes = 0;  // pages of the slow tier
-  uint64_t sketch_bytes = 0;
+  uint64_t sketch_bytes = 0;   // sketches, and a device's page tables
 };
 
 }  // namespace freekv

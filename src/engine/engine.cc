@@ -1,12 +1,13 @@
 #include "freekv/engine.hpp"
 
 #include <algorithm>
-#include <thread>
 
 #include "core/check.hpp"
-#include "engine/decode_step.hpp"
-#include "engine/policy_model.hpp"
-#include "engine/prefill.hpp"
+#include "device/host_memory.hpp"
+#include "engine/choose_policy.hpp"
+#include "engine/device_runner.hpp"
+#include "engine/engine_options.hpp"
+#include "engine/host_runner.hpp"
 #include "tokenizer/chat_template.hpp"
 #include "tokenizer/stream_decoder.hpp"
 #include "tokenizer/tokenizer.hpp"
@@ -14,55 +15,25 @@
 namespace freekv {
 namespace {
 
-DType parse_kv_type(const std::string& name) {
-  if (name == "f32") return DType::kF32;
-  if (name == "f16") return DType::kF16;
-  if (name == "bf16") return DType::kBF16;
-  fail(ErrorCode::kInvalidArgument, "kv type is \"{}\", must be f32, f16 or bf16", name);
+/// The library of options.backend; null for backends of the host.
+const DeviceLibrary* find_library(const EngineOptions& options) {
+  const std::string& name = options.backend;
+  check_argument(name == "cpu" || name == "reference" || name == "cuda",
+                 "backend is \"{}\", must be cpu, cuda or reference", name);
+  return name == "cuda" ? &load_device_library() : nullptr;
 }
 
-Activations parse_activations(const std::string& name) {
-  if (name == "auto") return Activations::kAuto;
-  if (name == "f32") return Activations::kF32;
-  if (name == "int8") return Activations::kInt8;
-  fail(ErrorCode::kInvalidArgument, "activations is \"{}\", must be auto, f32 or int8", name);
-}
-
-std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
-  const Activations activations = parse_activations(options.activations);
-  if (options.backend == "cpu") return make_cpu_backend(activations);
-  if (options.backend == "reference") return make_reference_backend(activations);
-  fail(ErrorCode::kInvalidArgument, "backend is \"{}\", must be cpu or reference", options.backend);
-}
-
-EngineOptions complete(EngineOptions options, const ModelConfig& config) {
-  if (options.threads == 0) {
-    options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+/// Bytes that the fast tiers of all sequences may take beside the model's weights.
+size_t fast_tier_bytes(const DeviceLibrary* library, const EngineOptions& options,
+                       const ModelWeights& weights) {
+  if (!library) return std::min(options.device_kv, host_memory().left());
+  // Weights are bf16 there; an eighth of what they leave is for activations and what a GPU keeps.
+  size_t values = 0;
+  for (const WeightView& matrix : weights.matrices()) {
+    values += static_cast<size_t>(matrix.rows) * static_cast<size_t>(matrix.cols);
   }
-  const int64_t given_context = options.context;
-  if (options.context == 0) options.context = config.context_length;
-  check_argument(options.context >= 1 && options.context <= config.context_length,
-                 "context is {}, must be 1 to the model's {}", options.context,
-                 config.context_length);
-  // Within its window a model sees everything, so shorter contexts are exact.
-  const bool windowed = config.sliding_window > 0;
-  if (given_context == 0 && windowed) {
-    options.context = std::min(options.context, config.sliding_window);
-  }
-  check_argument(!windowed || options.context <= config.sliding_window,
-                 "context is {}, the model's sliding window is {}, longer contexts of such models "
-                 "are not supported",
-                 options.context, config.sliding_window);
-  check_argument(options.page >= 1 && options.page <= 1024, "page is {}, must be 1 to 1024",
-                 options.page);
-  check_argument(options.max_batch >= 1 && options.max_batch <= 4096,
-                 "batch is {}, must be 1 to 4096", options.max_batch);
-  check_argument(options.chunk >= 1 && options.chunk <= 1 << 16, "chunk is {}, must be 1 to 65536",
-                 options.chunk);
-  check_argument(options.sink >= 0, "sink is {}, must be 0 or more", options.sink);
-  check_argument(options.window >= 1, "window is {}, must be 1 or more", options.window);
-  check_argument(options.budget >= 1, "budget is {}, must be 1 or more", options.budget);
-  return options;
+  const size_t free = library->describe().free_bytes;
+  return std::min(options.device_kv, (free - std::min(free, 2 * values)) / 8 * 7);
 }
 
 /// nullopt when the model brings none; it can then be used with token ids only.
@@ -86,61 +57,48 @@ int64_t count_text_tokens(const Tokenizer& tokenizer) {
 }  // namespace
 
 struct Sequence::Impl {
-  Impl(const CacheConfig& config, const CacheNeeds& needs, Backend& backend, const Policy& policy,
-       int64_t vocab, CacheServices services)
-      : cache(config, needs, backend, std::move(services)), state(policy.make_state(config)) {
-    logits.resize(static_cast<size_t>(vocab));
-  }
-
-  SequenceCache cache;
-  std::unique_ptr<PolicyState> state;
+  std::unique_ptr<RunnerSequence> runner;
   std::vector<float> logits;
-  std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
-  int64_t length = 0;           // of the prompt that these are the tokens of
-  int64_t kept = 0;             // tokens of the last prompt that were not computed
-  bool started = false;
 };
 
 Sequence::Sequence(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Sequence::~Sequence() = default;
-int64_t Sequence::tokens() const { return impl_->cache.tokens(); }
-int64_t Sequence::context() const { return impl_->cache.config().max_context; }
-const RetrievalStats& Sequence::stats() const { return impl_->cache.stats(); }
-int64_t Sequence::kept_tokens() const { return impl_->kept; }
-MemoryStats Sequence::memory() const { return impl_->cache.memory(); }
+int64_t Sequence::tokens() const { return impl_->runner->tokens(); }
+int64_t Sequence::context() const { return impl_->runner->context(); }
+const RetrievalStats& Sequence::stats() const { return impl_->runner->stats(); }
+int64_t Sequence::kept_tokens() const { return impl_->runner->kept_tokens(); }
+MemoryStats Sequence::memory() const { return impl_->runner->memory(); }
 std::span<const float> Sequence::logits() const {
-  return impl_->started ? std::span<const float>(impl_->logits) : std::span<const float>();
+  return impl_->runner->started ? std::span<const float>(impl_->logits) : std::span<const float>();
 }
 
 struct Engine::Impl {
-  Impl(const EngineOptions& given, const LoadProgress& on_load)
+  Impl(const EngineOptions& given, const LoadProgress& on_load, const Impl* like)
       : model(given.model),
         tokenizer(load_tokenizer(model)),
-        options(complete(given, model.config())),
-        backend(make_backend(options)),
-        policy(make_policy(options.policy)),
-        policy_model(model, options.max_batch),
-        ctx(options.threads),
-        workspace(model.config(), options.chunk, options.max_batch) {
+        options(complete_options(given, model.config())) {
     const ModelConfig& config = model.config();
     check_argument(!tokenizer || tokenizer->vocab_size() <= config.vocab,
                    "{}: the tokenizer has {} tokens, the model {}", given.model,
                    tokenizer ? tokenizer->vocab_size() : 0, config.vocab);
-    const CacheConfig cache = cache_config(options.context);
+    parse_activations(options.activations);
+    const CacheConfig cache = cache_config(options, config, options.context);
+    const DeviceLibrary* library = find_library(options);
+    if (is_auto_policy(options.policy)) {
+      PolicyChoice choice =
+          choose_policy(options, config, fast_tier_bytes(library, options, model.weights()));
+      options.policy = choice.policy;
+      policy_note = std::move(choice.note);
+    }
+    policy = make_policy(options.policy);
     policy->plan(cache);  // options that cannot be met are refused here, before any prefill
-    const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
-    backend->reserve(
-        ctx,
-        {.max_rows = options.max_batch,
-         .max_chunk = options.chunk,
-         .max_cols = std::max<int64_t>({config.hidden, config.ffn, q_width}),
-         .max_weight_rows = std::max<int64_t>({config.hidden, config.ffn, q_width, config.vocab}),
-         .max_pages = cache.max_pages(),
-         .heads = config.query_heads,
-         .kv_heads = config.kv_heads,
-         .head_dim = config.head_dim,
-         .page = options.page});
-    model.load(ctx.pool(), on_load);  // last, since it takes long and nothing can be wrong after it
+    if (library) {
+      const bool same = like && like->options.model == options.model;
+      runner = make_device_runner(*library, model, *policy, options, on_load,
+                                  same ? like->runner.get() : nullptr);
+    } else {
+      runner = make_host_runner(model, *policy, options, on_load);
+    }
     batch.reserve(static_cast<size_t>(options.max_batch));
     info = {.name = config.name,
             .architecture = config.architecture,
@@ -154,23 +112,6 @@ struct Engine::Impl {
             .weight_bytes = model.weights().bytes};
   }
 
-  CacheConfig cache_config(int64_t context) const {
-    const ModelConfig& config = model.config();
-    const auto share = [&](size_t limit) {
-      return limit == SIZE_MAX ? SIZE_MAX : limit / static_cast<size_t>(options.max_batch);
-    };
-    return {.layers = config.layers,
-            .query_heads = config.query_heads,
-            .shape = {.heads = config.kv_heads,
-                      .head_dim = config.head_dim,
-                      .page = options.page,
-                      .dtype = parse_kv_type(options.kv_type)},
-            .max_context = context,
-            .tokens = {options.budget, options.sink, options.window},
-            .fast_limit_bytes = share(options.device_kv),
-            .slow_limit_bytes = share(options.host_kv)};
-  }
-
   const Tokenizer& text() const {
     if (!tokenizer) {
       throw Error(ErrorCode::kUnsupported,
@@ -181,27 +122,32 @@ struct Engine::Impl {
     return *tokenizer;
   }
 
-  StepContext step() { return {ctx, *backend, model, *policy, workspace}; }
+  int64_t checked_context(int64_t context) const {
+    if (context == 0) return options.context;
+    check_argument(context >= 1 && context <= options.context,
+                   "a sequence's context is {}, must be 1 to the engine's {}", context,
+                   options.context);
+    return context;
+  }
 
   Model model;
   std::optional<Tokenizer> tokenizer;
   EngineOptions options;
-  std::unique_ptr<Backend> backend;
+  std::string policy_note;
   std::unique_ptr<Policy> policy;
-  PolicyModel policy_model;
-  ExecutionContext ctx;
-  Workspace workspace;
-  // One for all sequences; its threads start with the first that recalls.
-  std::shared_ptr<RecallEngine> recall = std::make_shared<RecallEngine>();
-  std::vector<PolicySequence> batch;  // of the step under way
+  std::unique_ptr<Runner> runner;
+  std::vector<RunnerSequence*> batch;  // of the step under way
   ModelInfo info;
 };
 
-Engine::Engine(const EngineOptions& options, const LoadProgress& on_load)
-    : impl_(std::make_unique<Impl>(options, on_load)) {}
+Engine::Engine(const EngineOptions& options, const LoadProgress& on_load, const Engine* like)
+    : impl_(std::make_unique<Impl>(options, on_load, like ? like->impl_.get() : nullptr)) {}
 Engine::~Engine() = default;
 const EngineOptions& Engine::options() const { return impl_->options; }
 const ModelInfo& Engine::model() const { return impl_->info; }
+const std::string& Engine::device() const { return impl_->runner->device(); }
+const std::string& Engine::policy_note() const { return impl_->policy_note; }
+bool Engine::reuses_prefixes() const { return impl_->runner->reuses_prefixes(); }
 
 std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
   return impl_->text().encode(text, {.add_bos = false, .parse_special = special});
@@ -226,40 +172,16 @@ std::string Engine::chat_prompt(std::span<const ChatMessage> messages,
       .render(messages, add_generation_prompt, impl_->text());
 }
 
+MemoryStats Engine::memory_for(int64_t context) const {
+  return impl_->runner->memory_for(impl_->checked_context(context));
+}
+
 std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
-  if (context == 0) context = impl_->options.context;
-  check_argument(context >= 1 && context <= impl_->options.context,
-                 "a sequence's context is {}, must be 1 to the engine's {}", context,
-                 impl_->options.context);
-  const CacheConfig config = impl_->cache_config(context);
-  return std::unique_ptr<Sequence>(new Sequence(std::make_unique<Sequence::Impl>(
-      config, impl_->policy->plan(config), *impl_->backend, *impl_->policy,
-      impl_->model.config().vocab, CacheServices{impl_->recall, nullptr})));
+  auto sequence = std::make_unique<Sequence::Impl>();
+  sequence->runner = impl_->runner->new_sequence(impl_->checked_context(context));
+  sequence->logits.resize(static_cast<size_t>(impl_->info.vocab));
+  return std::unique_ptr<Sequence>(new Sequence(std::move(sequence)));
 }
-
-namespace {
-
-/// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
-/// which KV exists, as far as they need not be computed. `length` is that of the whole prompt in
-/// which they were computed: some rotary frequencies depend on it.
-int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
-                      std::span<const int32_t> prompt, std::span<const int32_t> known,
-                      int64_t length) {
-  const auto size = static_cast<int64_t>(prompt.size());
-  if (rope.depends_on_length(size, length)) return 0;
-  const auto differs =
-      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
-  return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
-}
-
-/// Whether KV can be copied: it has the same form and its policy kept all of it.
-bool can_copy(const SequenceCache& cache, const SequenceCache& like) {
-  const CacheConfig &a = cache.config(), &b = like.config();
-  return a.layers == b.layers && a.shape.heads == b.shape.heads &&
-         a.shape.head_dim == b.shape.head_dim && a.shape.dtype == b.shape.dtype && like.keeps_all();
-}
-
-}  // namespace
 
 void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
                      const std::function<bool(int64_t)>& proceed, const Sequence* like) {
@@ -272,40 +194,11 @@ void Engine::prefill(Sequence& sequence, std::span<const int32_t> prompt,
     check_argument(token >= 0 && token < impl_->info.vocab,
                    "token {} is outside the {} of the model", token, impl_->info.vocab);
   }
-  s.started = false;
-  PrefillPrefix prefix;
-  const RopeFrequencies& rope = impl_->model.rope();
-  int64_t kept = 0;
-  if (like == &sequence && s.cache.keeps_all()) {
-    kept = common_tokens(rope, s.cache, prompt, s.prompt, s.length);
-  } else if (like && like != &sequence && like->impl_->started &&
-             can_copy(s.cache, like->impl_->cache)) {
-    const int64_t common =
-        common_tokens(rope, s.cache, prompt, like->impl_->prompt, like->impl_->length);
-    prefix = {&like->impl_->cache, common - common % impl_->options.chunk};
-  }
-  s.kept = kept + prefix.tokens;
-  s.prompt.clear();
-  if (kept > 0) {
-    s.cache.truncate(impl_->ctx, kept);
-  } else {
-    s.cache.reset();
-  }
-  s.state = impl_->policy->make_state(s.cache.config());
-  s.length = static_cast<int64_t>(prompt.size());
-  try {
-    const auto logits = freekv::prefill(impl_->step(), {s.cache, *s.state, &impl_->policy_model},
-                                        prompt, impl_->options.chunk, prefix, proceed);
-    std::copy_n(logits.data(), s.logits.size(), s.logits.data());
-  } catch (const Error& error) {
-    // Between two chunks the cache is whole, and a later call may go on from there.
-    if (error.code() == ErrorCode::kCancelled) {
-      s.prompt.assign(prompt.begin(), prompt.begin() + s.cache.tokens());
-    }
-    throw;
-  }
-  s.prompt.assign(prompt.begin(), prompt.end());
-  s.started = true;
+  s.runner->started = false;
+  const auto logits = impl_->runner->prefill(*s.runner, prompt, proceed,
+                                             like ? like->impl_->runner.get() : nullptr);
+  std::copy_n(logits.data(), s.logits.size(), s.logits.data());
+  s.runner->started = true;
 }
 
 void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_t> tokens) {
@@ -317,24 +210,22 @@ void Engine::decode(std::span<Sequence* const> sequences, std::span<const int32_
   impl_->batch.clear();
   for (size_t i = 0; i < sequences.size(); ++i) {
     Sequence& sequence = *sequences[i];
-    check_argument(sequence.impl_->started, "sequence {} of the batch has no prompt yet", i);
+    check_argument(sequence.impl_->runner->started, "sequence {} of the batch has no prompt yet",
+                   i);
     check_argument(sequence.tokens() < sequence.context(),
                    "sequence {} holds {} tokens, the context limit is {}", i, sequence.tokens(),
                    sequence.context());
     check_argument(tokens[i] >= 0 && tokens[i] < impl_->info.vocab,
                    "token {} is outside the {} of the model", tokens[i], impl_->info.vocab);
-    impl_->batch.push_back({sequence.impl_->cache, *sequence.impl_->state, &impl_->policy_model});
+    impl_->batch.push_back(sequence.impl_->runner.get());
   }
   if (impl_->batch.empty()) return;
   View<const float, 2> logits;
   try {
-    logits = decode_step(impl_->step(), impl_->batch, tokens);
+    logits = impl_->runner->decode(impl_->batch, tokens);
   } catch (...) {
     // Nothing that these sequences hold is certain any more.
-    for (Sequence* sequence : sequences) {
-      sequence->impl_->started = false;
-      sequence->impl_->prompt.clear();
-    }
+    for (RunnerSequence* sequence : impl_->batch) sequence->started = false;
     throw;
   }
   for (size_t i = 0; i < sequences.size(); ++i) {

@@ -111,6 +111,7 @@ const CacheNeeds& SequenceCache::needs() const { return impl_->needs; }
 int64_t SequenceCache::tokens() const { return impl_->tokens; }
 const PageLayout& SequenceCache::layout() const { return impl_->layout; }
 RetrievalStats& SequenceCache::stats() { return impl_->stats; }
+const RetrievalStats& SequenceCache::stats() const { return impl_->stats; }
 
 LayerCache& SequenceCache::layer(int layer) {
   check_internal(layer >= 0 && layer < impl_->config.layers, "layer is {}, must be below {}", layer,

@@ -95,6 +95,7 @@ class SequenceCache {
   void reset();
 
   RetrievalStats& stats();
+  const RetrievalStats& stats() const;
   MemoryStats memory() const;
 
  private:

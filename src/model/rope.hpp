@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/view.hpp"
@@ -23,6 +24,8 @@ class RopeFrequencies {
   RopeFrequencies(const ModelConfig& config, View<const float, 1> factors);
 
   int pairs() const { return static_cast<int>(frequencies_.size()); }
+  /// [d/2], of every step unless scaling is dynamic.
+  std::span<const float> values() const { return frequencies_; }
   /// Whether frequencies differ between steps that end at these lengths.
   bool depends_on_length(int64_t length, int64_t other) const;
   /// Writes cos and sin [d/2] of one position, in a step after which the sequence has `length`

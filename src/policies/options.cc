@@ -94,4 +94,12 @@ std::unique_ptr<Policy> make_policy(const std::string& specification) {
   return policy.make(PolicyOptions(std::move(values)));
 }
 
+std::string device_policy_names() {
+  std::string names;
+  for (const PolicyDescriptor& policy : policy_table()) {
+    if (make_policy(policy.name)->device_rule()) names += (names.empty() ? "" : ", ") + policy.name;
+  }
+  return names;
+}
+
 }  // namespace freekv

@@ -9,11 +9,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "backends/retrieval_rule.hpp"
 #include "freekv/stats.hpp"
 #include "kvcache/cache_config.hpp"
 #include "kvcache/sequence_cache.hpp"
@@ -81,6 +83,9 @@ class Policy {
   /// (budget below sink + window + one page).
   virtual CacheNeeds plan(const CacheConfig& config) const = 0;
   virtual std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const = 0;
+  /// What a device does to run this policy by itself, to the same pages; nullopt when it cannot,
+  /// with these options. The hooks below are not called there.
+  virtual std::optional<RetrievalRule> device_rule() const { return std::nullopt; }
   /// The queries of the last CacheNeeds::observed tokens of a prompt (all, if it has fewer), token
   /// after token within a layer; before on_prefill.
   virtual void on_queries(const PromptQueries&) {}
@@ -128,5 +133,8 @@ const std::vector<PolicyDescriptor>& policy_table();
 /// Makes a policy from "NAME" or "NAME:key=value,key=value". Throws Error(kInvalidArgument) that
 /// names an unknown policy or key and lists the known ones.
 std::unique_ptr<Policy> make_policy(const std::string& specification);
+
+/// Names of the policies that have a device rule, as they are without keys: "freekv, full".
+std::string device_policy_names();
 
 }  // namespace freekv

@@ -90,6 +90,10 @@ def bad_options() -> None:
     refused("threads", "threads is -2", *ask, "--threads=-2")
     refused("kv type", "q4", *ask, "--kv-type", "q4")
     refused("activations", "int4", *ask, "--activations", "int4")
+    refused("backend", r"backend is \"gpu\".*cpu, cuda or reference", *ask, "--backend", "gpu")
+    # Without its library, a driver or a GPU; this test's program is built without the library.
+    refused("no GPU", "libfreekv_cuda.so is not found in /|NVIDIA driver", *ask, "--backend", "cuda")
+    refused("auto policy key", "speed.*tau", *ask, "--policy", "auto:speed=3")
     refused("unknown option", "--frobnicate", *ask, "--frobnicate")
     refused("no command", "subcommand", )
     refused("negative n", "-5", *ask, "-n", "-5")
@@ -118,6 +122,11 @@ def good_input() -> None:
     info = run("info", MODEL, "--tensors")
     check("info", info.returncode == 0 and b"llama: 6 layers" in info.stdout
           and b"blk.5.ffn_down.weight" in info.stdout, info)
+    backends = run("info").stdout.decode()
+    check("backends", re.search(r"^cpu .*\n^reference .*\n^cuda ", backends, re.MULTILINE), backends)
+    for context, chosen in ((2048, "full"), (131072, "freekv")):
+        auto = run("run", "-m", MODEL, "-p", "The house", "-n", 4, "--policy", "auto", "--ctx", context)
+        check("auto policy", f"policy   {chosen}, since" in auto.stderr.decode(), auto)
     check("zero tokens", run("run", "-m", MODEL, "-p", "hi", "-n", 0).stdout == b"")
     check("help", run("--help").returncode == 0)
 

@@ -39,7 +39,7 @@ struct World {
   int k = 8;
   int resident = 8;
   int max_candidates = 200;
-  PoolingRule pooling = PoolingRule::kMeanSoftmax;
+  Pooling pooling = Pooling::kMeanSoftmax;
   float churn = -1;
 
   std::string name() const {
@@ -372,7 +372,7 @@ inline Step random_step(ChoosePagesHarness& harness, const World& world,
   step.which = step.ahead == 0 ? RowMode::kCorrected : RowMode::kSpeculative;
   step.candidates = std::move(candidates);
   // Integers pool without rounding, so that there the choice equals the reference's to the page.
-  const bool mean_score = world.pooling == PoolingRule::kMeanScore;
+  const bool mean_score = world.pooling == Pooling::kMeanScore;
   constexpr Scores kKinds[] = {Scores::kFew, Scores::kOdd, Scores::kFlat, Scores::kRandom};
   step.scores = kKinds[harness.roll(mean_score ? 3 : 4)];
   for (size_t row = 0; row < harness.rows(); ++row) {

@@ -26,8 +26,8 @@ void run_random_steps(const World& world, int steps) {
 }
 
 TEST(ChoosePages, EqualTheCpusChoiceOfPagesAndSlots) {
-  for (const PoolingRule pooling : {PoolingRule::kMeanSoftmax, PoolingRule::kMaxSoftmax,
-                                    PoolingRule::kMeanScore, PoolingRule::kMaxScore}) {
+  for (const Pooling pooling :
+       {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax, Pooling::kMeanScore, Pooling::kMaxScore}) {
     for (const int factor : {1, 3}) {
       run_random_steps({.k = 8, .resident = 8 * factor, .pooling = pooling}, 40);
       run_random_steps({.heads = 1,
@@ -46,7 +46,7 @@ TEST(ChoosePages, EqualTheCpusChoiceOfPagesAndSlots) {
 TEST(ChoosePages, ManyCandidatesAndSlots) {
   // Around what stays in shared memory (16384), and far more.
   for (const int n : {4096, 16384, 16385, 65536}) {
-    for (const PoolingRule pooling : {PoolingRule::kMeanSoftmax, PoolingRule::kMaxScore}) {
+    for (const Pooling pooling : {Pooling::kMeanSoftmax, Pooling::kMaxScore}) {
       const World world{.heads = 1,
                         .group = n > 20000 ? 2 : 5,
                         .k = n == 4096 ? 56 : 130,

@@ -11,7 +11,7 @@
 
 #include "backends/cuda/decoder.hpp"
 #include "backends/cuda/decoder_cases.hpp"
-#include "device/cuda/host_memory.hpp"
+#include "device/host_memory.hpp"
 #include "freekv/error.hpp"
 #include "lost_device.hpp"
 

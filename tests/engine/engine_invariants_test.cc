@@ -1,85 +1,14 @@
-// What must hold for every policy at the level of logits. Policies come from the generated table:
-// a new one is tested here without being named.
-#include <gtest/gtest.h>
+// The suite of engine_invariants.hpp on the host's backends, for the policies of the generated
+// table: a new one is tested here without being named.
+#include "engine_invariants.hpp"
 
-#include <cmath>
-#include <random>
+#include <algorithm>
 
-#include "freekv/engine.hpp"
 #include "policies/policy.hpp"
 #include "support/base_specification.hpp"
-#include "tiny_model.hpp"
 
 namespace freekv {
 namespace {
-
-using Logits = std::vector<std::vector<float>>;
-
-std::vector<int32_t> random_tokens(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % 256);
-  return tokens;
-}
-
-std::vector<float> copy(std::span<const float> logits) { return {logits.begin(), logits.end()}; }
-
-/// Logits after the prompt and after each further token, fed as they stand.
-Logits run(Engine& engine, Sequence& sequence, std::span<const int32_t> tokens, size_t prompt,
-           const Sequence* like = nullptr) {
-  engine.prefill(sequence, tokens.first(prompt), nullptr, like);
-  Logits result = {copy(sequence.logits())};
-  Sequence* const batch[] = {&sequence};
-  for (size_t i = prompt; i < tokens.size(); ++i) {
-    engine.decode(batch, tokens.subspan(i, 1));
-    result.push_back(copy(sequence.logits()));
-  }
-  return result;
-}
-
-Logits run(const EngineOptions& options, std::span<const int32_t> tokens, size_t prompt) {
-  Engine engine(options);
-  const auto sequence = engine.new_sequence();
-  return run(engine, *sequence, tokens, prompt);
-}
-
-double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    difference += std::pow(static_cast<double>(got[i]) - want[i], 2);
-    norm += std::pow(static_cast<double>(want[i]), 2);
-  }
-  return std::sqrt(difference / norm);
-}
-
-struct Case {
-  std::string policy;
-  std::string backend;
-};
-
-class EveryPolicy : public testing::TestWithParam<Case> {
- protected:
-  EngineOptions options() const {
-    EngineOptions result = tiny_options(model_);
-    result.policy = GetParam().policy;
-    result.backend = GetParam().backend;
-    return result;
-  }
-
-  /// How many of a prompt's last tokens the policy is shown the queries of.
-  int64_t observed_tokens() const {
-    const TinyModelShape shape;
-    const EngineOptions engine = options();
-    const CacheConfig config{.layers = shape.layers,
-                             .query_heads = shape.query_heads,
-                             .shape = {shape.kv_heads, shape.head_dim, engine.page, DType::kF32},
-                             .max_context = shape.context,
-                             .tokens = {engine.budget, engine.sink, engine.window}};
-    return make_policy(engine.policy)->plan(config).observed;
-  }
-
-  TemporaryModel model_;
-};
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
@@ -91,172 +20,7 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, EveryPolicy, testing::ValuesIn(all_cases()), [](const auto& info) {
-  std::string name = info.param.policy + "_" + info.param.backend;
-  for (char& c : name) {
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  }
-  return name;
-});
-
-TEST_P(EveryPolicy, BudgetOfTheContextIsDenseBitForBit) {
-  const auto tokens = random_tokens(200, 1);
-  EngineOptions wide = options();
-  wide.budget = 512;
-  EngineOptions dense = wide;
-  dense.policy = "full";
-  EXPECT_EQ(run(wide, tokens, 150), run(dense, tokens, 150));
-}
-
-TEST_P(EveryPolicy, ASmallBudgetStaysFinite) {
-  for (const auto& logits : run(options(), random_tokens(300, 2), 250)) {
-    for (float value : logits) ASSERT_TRUE(std::isfinite(value));
-  }
-}
-
-TEST_P(EveryPolicy, ThreadsChangeNoBit) {
-  const auto tokens = random_tokens(260, 3);
-  EngineOptions one = options(), three = options();
-  one.threads = 1;
-  three.threads = 3;
-  EXPECT_EQ(run(one, tokens, 220), run(three, tokens, 220));
-}
-
-TEST_P(EveryPolicy, ASecondRequestEqualsAFreshStart) {
-  const auto first = random_tokens(280, 4), second = random_tokens(240, 5);
-  Engine engine(options());
-  const auto sequence = engine.new_sequence();
-  run(engine, *sequence, first, 230);
-  EXPECT_EQ(run(engine, *sequence, second, 200), run(options(), second, 200));
-}
-
-TEST_P(EveryPolicy, ABatchOfDifferentLengthsEqualsEachSequenceAlone) {
-  const std::vector<std::vector<int32_t>> texts = {random_tokens(290, 6), random_tokens(60, 7),
-                                                   random_tokens(140, 8)};
-  constexpr size_t kSteps = 40;
-  Engine engine(options());
-  std::vector<std::unique_ptr<Sequence>> sequences;
-  std::vector<Sequence*> batch;
-  std::vector<Logits> together(texts.size());
-  for (const auto& text : texts) {
-    sequences.push_back(engine.new_sequence());
-    batch.push_back(sequences.back().get());
-    engine.prefill(*batch.back(), std::span(text).first(text.size() - kSteps));
-  }
-  for (size_t step = 0; step < kSteps; ++step) {
-    std::vector<int32_t> tokens;
-    for (const auto& text : texts) tokens.push_back(text[text.size() - kSteps + step]);
-    engine.decode(batch, tokens);
-    for (size_t s = 0; s < batch.size(); ++s) together[s].push_back(copy(batch[s]->logits()));
-  }
-  for (size_t s = 0; s < texts.size(); ++s) {
-    Logits alone = run(options(), texts[s], texts[s].size() - kSteps);
-    alone.erase(alone.begin());
-    EXPECT_EQ(together[s], alone) << "sequence " << s;
-  }
-}
-
-TEST_P(EveryPolicy, ACopiedPrefixEqualsAComputedOne) {
-  const auto tokens = random_tokens(290, 9);
-  EngineOptions dense_options = options();
-  dense_options.policy = "full";
-  Engine dense(dense_options), engine(options());
-  const auto source = dense.new_sequence();
-  dense.prefill(*source, std::span(tokens).first(200));
-  const auto sequence = engine.new_sequence();
-  EXPECT_EQ(run(engine, *sequence, tokens, 250, source.get()), run(options(), tokens, 250));
-}
-
-// A prompt after another in the same sequence, with `common` first tokens in common and decode
-// steps in between.
-TEST_P(EveryPolicy, AContinuedPromptEqualsAFreshOne) {
-  const auto first = random_tokens(240, 13), other = random_tokens(270, 14);
-  Engine engine(options());
-  const auto sequence = engine.new_sequence();
-  for (const int64_t common : {7, 64, 133, 200}) {
-    run(engine, *sequence, first, 200);
-    std::vector<int32_t> second = other;
-    std::copy_n(first.begin(), common, second.begin());
-    EXPECT_EQ(run(engine, *sequence, second, 230, sequence.get()), run(options(), second, 230))
-        << common << " tokens in common";
-  }
-  // Twice the same prompt, and a shorter one.
-  for (const size_t prompt : {size_t{230}, size_t{230}, size_t{40}}) {
-    const auto text = std::span(other).first(prompt + 10);
-    EXPECT_EQ(run(engine, *sequence, text, prompt, sequence.get()), run(options(), text, prompt));
-  }
-}
-
-TEST_P(EveryPolicy, ACancelledPrefillGoesOnWhereItStopped) {
-  const auto tokens = random_tokens(290, 15);
-  Engine engine(options());
-  const auto sequence = engine.new_sequence();
-  const auto prompt = std::span(tokens).first(250);
-  EXPECT_THROW(engine.prefill(*sequence, prompt, [](int64_t done) { return done < 128; }), Error);
-  EXPECT_TRUE(sequence->logits().empty());
-  std::vector<int64_t> progress;
-  const auto note = [&](int64_t done) {
-    progress.push_back(done);
-    return true;
-  };
-  engine.prefill(*sequence, prompt, note, sequence.get());
-  // A policy that is shown the queries of all of a prompt needs them computed again.
-  if (observed_tokens() >= static_cast<int64_t>(prompt.size())) {
-    EXPECT_EQ(progress, (std::vector<int64_t>{64, 128, 192, 250}));
-  } else {
-    EXPECT_EQ(progress, (std::vector<int64_t>{192, 250}));
-  }
-  EXPECT_EQ(run(engine, *sequence, tokens, 250, sequence.get()), run(options(), tokens, 250));
-}
-
-TEST_P(EveryPolicy, WhatStaysIsNotComputedAgain) {
-  const auto tokens = random_tokens(300, 16);
-  Engine engine(options());
-  const auto sequence = engine.new_sequence();
-  run(engine, *sequence, tokens, 200);
-  int64_t first = 0;
-  const auto note = [&](int64_t done) {
-    if (first == 0) first = done;
-    return true;
-  };
-  engine.prefill(*sequence, tokens, note, sequence.get());
-  // The prompt's tokens stay, the decoded ones do not; a policy that dropped KV begins anew.
-  const int64_t kept = sequence->kept_tokens();
-  EXPECT_EQ(first, kept + 64);
-  const std::string& policy = GetParam().policy;
-  if (policy == "full" || policy == "quest" || policy == "freekv") {
-    EXPECT_EQ(kept, 200);
-  } else if (policy == "streaming") {
-    EXPECT_EQ(kept, 0);
-  } else {
-    EXPECT_LE(kept, 200);
-  }
-}
-
-TEST_P(EveryPolicy, CountersKeepTheirRelations) {
-  Engine engine(options());
-  const auto sequence = engine.new_sequence();
-  run(engine, *sequence, random_tokens(300, 10), 250);
-  const RetrievalStats& stats = sequence->stats();
-  EXPECT_EQ(stats.pages_selected, stats.hits + stats.misses_before + stats.misses_after);
-  const uint64_t head_page = 2 * 8 * 16 * 2;  // K and V, p = 8, d = 16, f16
-  const uint64_t missed = (stats.misses_before + stats.misses_after) * head_page;
-  EXPECT_LE(stats.bytes_recalled, missed);
-  EXPECT_GE(stats.bytes_recalled,
-            testing_support::rebuilds_keys(GetParam().policy) ? missed / 2 : missed);
-  EXPECT_LE(stats.drifted(), stats.corrections_tested);
-}
-
-TEST_P(EveryPolicy, AnOverlongPromptAndAFullContextAreRefused) {
-  Engine engine(options());
-  const auto sequence = engine.new_sequence(100);
-  const auto tokens = random_tokens(101, 11);
-  EXPECT_THROW(engine.prefill(*sequence, tokens), Error);
-  EXPECT_THROW(engine.prefill(*sequence, {}), Error);
-  engine.prefill(*sequence, std::span(tokens).first(100));
-  Sequence* const batch[] = {sequence.get()};
-  EXPECT_THROW(engine.decode(batch, std::span(tokens).first(1)), Error);
-}
+INSTANTIATE_TEST_SUITE_P(Table, EveryPolicy, testing::ValuesIn(all_cases()), case_name);
 
 // The backends hold each other to account on the whole path, not only operation by operation.
 TEST(Engine, SimdAgreesWithTheReference) {
@@ -286,12 +50,6 @@ TEST(Engine, QuantisedWeightsAgreeWithTheReference) {
   options.model = model.path();
   options.kv_type = "f32";
   options.threads = 2;
-  const auto largest_error = [](const Logits& got, const Logits& want) {
-    double error = 0;
-    for (size_t i = 0; i < got.size(); ++i)
-      error = std::max(error, relative_error(got[i], want[i]));
-    return error;
-  };
   const auto with = [&](const char* backend, const char* activations) {
     options.backend = backend;
     options.activations = activations;
@@ -299,11 +57,11 @@ TEST(Engine, QuantisedWeightsAgreeWithTheReference) {
   };
   const Logits exact = with("cpu", "f32");
   const Logits rounded = with("cpu", "auto");
-  EXPECT_LT(largest_error(exact, with("reference", "f32")), 1e-5);
+  EXPECT_LT(relative_error(exact, with("reference", "f32")), 1e-5);
   // Sums that differ in their last bit may round to the next of the 8-bit numbers.
-  EXPECT_LT(largest_error(rounded, with("reference", "auto")), 2e-2);
-  EXPECT_LT(largest_error(rounded, exact), 0.1);
-  EXPECT_GT(largest_error(rounded, exact), 1e-5);
+  EXPECT_LT(relative_error(rounded, with("reference", "auto")), 2e-2);
+  EXPECT_LT(relative_error(rounded, exact), 0.1);
+  EXPECT_GT(relative_error(rounded, exact), 1e-5);
 }
 
 }  // namespace

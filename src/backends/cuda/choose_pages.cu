@@ -77,20 +77,20 @@ __device__ HeadSoftmax join_splits(const SplitSoftmax* splits, int count, float 
   return {highest, 1.0f / sum_of_warp(sum)};
 }
 
-template <PoolingRule kRule>
+template <Pooling kRule>
 __device__ float pool_one(float pooled, float score, const HeadSoftmax& softmax, float factor) {
   if constexpr (has_softmax(kRule)) {
     score = exp2f((score - softmax.highest) * factor) * softmax.inverse;
   }
-  constexpr bool kMean = kRule == PoolingRule::kMeanSoftmax || kRule == PoolingRule::kMeanScore;
+  constexpr bool kMean = kRule == Pooling::kMeanSoftmax || kRule == Pooling::kMeanScore;
   return kMean ? pooled + score : fmaxf(pooled, score);
 }
 
 // Four candidates at a time; up to three values past n are written, within the padded stride.
-template <PoolingRule kRule>
+template <Pooling kRule>
 __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftmax* softmax,
                      float* values) {
-  constexpr bool kMean = kRule == PoolingRule::kMeanSoftmax || kRule == PoolingRule::kMeanScore;
+  constexpr bool kMean = kRule == Pooling::kMeanSoftmax || kRule == Pooling::kMeanScore;
   const SelectionScratch scratch(params);
   const int group = params.kv.group;
   const float factor = params.scale * kLog2E;
@@ -126,17 +126,17 @@ __device__ void pool_scores(const SelectParams& params, const Row& row, float* v
   }
   __syncthreads();
   switch (params.pooling) {
-    case PoolingRule::kMeanSoftmax:
-      pool<PoolingRule::kMeanSoftmax>(params, row, softmax, values);
+    case Pooling::kMeanSoftmax:
+      pool<Pooling::kMeanSoftmax>(params, row, softmax, values);
       break;
-    case PoolingRule::kMaxSoftmax:
-      pool<PoolingRule::kMaxSoftmax>(params, row, softmax, values);
+    case Pooling::kMaxSoftmax:
+      pool<Pooling::kMaxSoftmax>(params, row, softmax, values);
       break;
-    case PoolingRule::kMeanScore:
-      pool<PoolingRule::kMeanScore>(params, row, softmax, values);
+    case Pooling::kMeanScore:
+      pool<Pooling::kMeanScore>(params, row, softmax, values);
       break;
-    case PoolingRule::kMaxScore:
-      pool<PoolingRule::kMaxScore>(params, row, softmax, values);
+    case Pooling::kMaxScore:
+      pool<Pooling::kMaxScore>(params, row, softmax, values);
       break;
   }
   __syncthreads();

@@ -25,6 +25,15 @@ int32_t attention_splits(int32_t rows, int32_t attended_pages) {
   return std::clamp<int32_t>(std::min(wanted, attended_pages), 1, 64);
 }
 
+void add(RowCounters& sum, const RowCounters& more) {
+  sum.selections += more.selections;
+  sum.pages_selected += more.pages_selected;
+  sum.misses_before += more.misses_before;
+  sum.misses_after += more.misses_after;
+  sum.tested += more.tested;
+  sum.drifted += more.drifted;
+}
+
 }  // namespace
 
 struct Decoder::Impl {
@@ -123,7 +132,9 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   sines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
 
   const int32_t max_pages = map.pages(limits.context);
-  const int32_t longest = rule.budgeted && rule.dense_layers == 0 ? map.attended() : max_pages;
+  // A budget beyond the context attends as dense attention does, to the bit: as many splits too.
+  const int32_t longest =
+      rule.budgeted && rule.dense_layers == 0 ? std::min(map.attended(), max_pages) : max_pages;
   splits = attention_splits(kv_heads(), longest);
   attention_scratch = DeviceBuffer(decode_attention_scratch(shape.kv, limits.sequences, splits));
   if (rule.selects) {
@@ -443,7 +454,7 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
 const float* Decoder::logits() const { return impl_->logits.as<float>(); }
 cudaStream_t Decoder::stream() const { return impl_->main; }
 
-RowCounters Decoder::counters(int32_t sequence) const {
+std::vector<RowCounters> Decoder::layer_counters(int32_t sequence) const {
   impl_->main.synchronize();
   const auto heads = static_cast<size_t>(impl_->kv_heads());
   const size_t rows = static_cast<size_t>(impl_->limits.sequences) * heads;
@@ -451,18 +462,17 @@ RowCounters Decoder::counters(int32_t sequence) const {
   check_cuda(cudaMemcpy(all.data(), impl_->counters.data(), all.size() * sizeof(RowCounters),
                         cudaMemcpyDeviceToHost),
              "the counters");
-  RowCounters sum;
-  for (int32_t layer = 0; layer < impl_->shape.layers; ++layer) {
-    const size_t first = static_cast<size_t>(layer) * rows + static_cast<size_t>(sequence) * heads;
-    for (size_t i = first; i < first + heads; ++i) {
-      sum.selections += all[i].selections;
-      sum.pages_selected += all[i].pages_selected;
-      sum.misses_before += all[i].misses_before;
-      sum.misses_after += all[i].misses_after;
-      sum.tested += all[i].tested;
-      sum.drifted += all[i].drifted;
-    }
+  std::vector<RowCounters> layers(static_cast<size_t>(impl_->shape.layers));
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    const size_t first = layer * rows + static_cast<size_t>(sequence) * heads;
+    for (size_t i = first; i < first + heads; ++i) add(layers[layer], all[i]);
   }
+  return layers;
+}
+
+RowCounters Decoder::counters(int32_t sequence) const {
+  RowCounters sum;
+  for (const RowCounters& layer : layer_counters(sequence)) add(sum, layer);
   return sum;
 }
 

@@ -11,6 +11,7 @@
 #include "backends/cuda/layout.hpp"
 #include "backends/cuda/rope_append.hpp"
 #include "backends/cuda/selection.hpp"
+#include "backends/retrieval_rule.hpp"
 #include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda {
@@ -45,43 +46,6 @@ struct DecoderWeights {
   const float* final_norm = nullptr;   // [D]
   const void* logits = nullptr;        // [V, D]
   const float* frequencies = nullptr;  // [d/2]
-};
-
-/// How misses reach their slots. All bring the same pages to the same slots; two of them exist to
-/// be compared with the first (algorithm.md, section 5).
-enum class Mechanism : uint8_t {
-  kGather,    // a kernel reads pinned memory by lists on the device; no host in the loop
-  kStreamed,  // FreeKV, section 4.3: the host reads the lists and issues copies to staging buffers
-              // in turn, the conversion of one beside the transfer of the next
-  kPerPage,   // as kStreamed, but a page at a time: copied, converted, then the next
-};
-
-/// How the slow tier is laid out.
-enum class HostLayout : uint8_t {
-  kHeadMajor,   // HND: a head's page is one run
-  kTokenMajor,  // NHD: a head's page is 2p rows of d values, M d apart; kPerPage only
-};
-
-/// What a policy asks of the decoder, as data (CacheNeeds, kvcache/cache_config.hpp, and how it
-/// selects).
-struct RetrievalRule {
-  bool budgeted = false;  // the fast tier holds sink, window and selected pages only
-  bool slow = false;      // complete pages are also in the slow tier
-  bool selects = false;   // heads select pages past the budget
-  bool speculative =
-      false;  // with the last step's query, corrected below tau; else with this one's
-  float tau = 0.8f;
-  PoolingRule pooling = PoolingRule::kMeanSoftmax;
-  int32_t dense_layers = 0;
-  int32_t gather_ctas = 8;
-  // Benchmarks of synthetic weights (rope_append.hpp, selection.hpp); negative: off.
-  float forced_drift = -1;
-  float forced_churn = -1;
-  // What the default is measured against.
-  Mechanism mechanism = Mechanism::kGather;
-  HostLayout host_layout = HostLayout::kHeadMajor;
-  int32_t staging_buffers = 2;  // of kStreamed: 1 or 2
-  bool use_graph = true;        // with kGather; the others decide on the host, which no graph holds
 };
 
 struct DecoderLimits {
@@ -133,7 +97,9 @@ class Decoder {
   /// The last step's logits [n, V] in device memory, valid once the stream has come so far.
   const float* logits() const;
   cudaStream_t stream() const;
-  /// Counters of all layers and heads of a sequence since begin(). Waits for the stream.
+  /// Counters of a sequence since begin(), of all heads: of each layer, and of all. Wait for the
+  /// stream.
+  std::vector<RowCounters> layer_counters(int32_t sequence) const;
   RowCounters counters(int32_t sequence) const;
 
  private:

@@ -230,5 +230,18 @@ TEST(Graph, GivesTheStreamBackWhenRecordingFails) {
   EXPECT_EQ(from_device(buffer), Bytes(1000, 2));
 }
 
+TEST(LockFailure, NamesTheLimitOnlyWhereItIsTheCause) {
+  const Error limited = lock_failure(4096, 1024, cudaErrorMemoryAllocation);
+  EXPECT_EQ(limited.code(), ErrorCode::kOutOfMemory);
+  EXPECT_THAT(limited.message(), AllOf(HasSubstr("4096 bytes of host memory must be locked"),
+                                       HasSubstr("(ulimit -l) is 1024")));
+  const Error full = lock_failure(4096, SIZE_MAX, cudaErrorMemoryAllocation);
+  EXPECT_EQ(full.code(), ErrorCode::kOutOfMemory);
+  EXPECT_THAT(full.message(), HasSubstr("4096 bytes of host memory cannot be locked"));
+  const Error none = lock_failure(4096, 1024, cudaErrorInsufficientDriver);
+  EXPECT_EQ(none.code(), ErrorCode::kDevice);
+  EXPECT_THAT(none.message(), HasSubstr("cudaErrorInsufficientDriver"));
+}
+
 }  // namespace
 }  // namespace freekv::cuda

@@ -146,7 +146,7 @@ TEST(SketchPages, EqualPlainLoops) {
 // A batch whose sequences have the given candidates, in two layers of which the second is scored.
 class ScoreCase {
  public:
-  ScoreCase(const KvGeometry& kv, std::vector<int> candidates, PoolingRule pooling, int ahead)
+  ScoreCase(const KvGeometry& kv, std::vector<int> candidates, Pooling pooling, int ahead)
       : kv_(kv), candidates_(std::move(candidates)) {
     const auto n = static_cast<int32_t>(candidates_.size());
     map_.page = kv.page;
@@ -308,14 +308,14 @@ TEST(ScorePages, EqualPlainLoops) {
   for (const KvGeometry& kv : geometries()) {
     SCOPED_TRACE(name_of(kv));
     // None, as many as are selected, one more, and around a split.
-    ScoreCase c(kv, {-2, 3, 4, 63, 64, 65, 150}, PoolingRule::kMeanSoftmax, 1);
+    ScoreCase c(kv, {-2, 3, 4, 63, 64, 65, 150}, Pooling::kMeanSoftmax, 1);
     c.run();
     ASSERT_NO_FATAL_FAILURE(c.expect_rows());
   }
 }
 
 TEST(ScorePages, LeaveOtherRowsAlone) {
-  ScoreCase c({3, 2, 128, 32, KvType::kBF16}, {70, 20, 129}, PoolingRule::kMaxScore, 0);
+  ScoreCase c({3, 2, 128, 32, KvType::kBF16}, {70, 20, 129}, Pooling::kMaxScore, 0);
   c.set_mode(0, RowMode::kDense);
   c.set_mode(4, RowMode::kCorrected);
   c.set_mode(8, RowMode::kCorrected);
@@ -326,10 +326,10 @@ TEST(ScorePages, LeaveOtherRowsAlone) {
 TEST(ScorePages, DoNotDependOnTheBatch) {
   for (const int dim : {64, 80, 128, 256}) {
     const KvGeometry kv{2, 4, dim, 32, KvType::kF16};
-    ScoreCase all(kv, {40, 333, 90}, PoolingRule::kMeanSoftmax, 0);
+    ScoreCase all(kv, {40, 333, 90}, Pooling::kMeanSoftmax, 0);
     all.run();
     for (const int row : {2, 3}) {
-      ScoreCase one({1, 4, dim, 32, KvType::kF16}, {333}, PoolingRule::kMeanSoftmax, 0);
+      ScoreCase one({1, 4, dim, 32, KvType::kF16}, {333}, Pooling::kMeanSoftmax, 0);
       one.take_row(all, row);
       one.run();
       for (int g = 0; g < kv.group; ++g) {

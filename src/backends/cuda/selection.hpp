@@ -8,10 +8,9 @@
 #include <cstddef>
 
 #include "backends/cuda/layout.hpp"
+#include "backends/tensors.hpp"
 
 namespace freekv::cuda {
-
-enum class PoolingRule : uint8_t { kMeanSoftmax, kMaxSoftmax, kMeanScore, kMaxScore };
 
 struct SelectParams {
   Batch batch;
@@ -25,7 +24,7 @@ struct SelectParams {
   /// among the candidates of the next step, T + 1).
   RowMode which = RowMode::kCorrected;
   int32_t ahead = 0;
-  PoolingRule pooling = PoolingRule::kMeanSoftmax;
+  Pooling pooling = Pooling::kMeanSoftmax;
   int32_t max_candidates = 0;  // most candidates of any sequence
   /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash in
   /// place of the pooled scores, which are computed all the same. In layers that are not budgeted

@@ -62,8 +62,8 @@ FREEKV_HOST_DEVICE inline int32_t row_candidates(const SelectParams& params, int
   return n < params.max_candidates ? n : params.max_candidates;
 }
 
-FREEKV_HOST_DEVICE constexpr bool has_softmax(PoolingRule rule) {
-  return rule == PoolingRule::kMeanSoftmax || rule == PoolingRule::kMaxSoftmax;
+FREEKV_HOST_DEVICE constexpr bool has_softmax(Pooling rule) {
+  return rule == Pooling::kMeanSoftmax || rule == Pooling::kMaxSoftmax;
 }
 
 }  // namespace freekv::cuda

@@ -5,7 +5,7 @@
 #include "backends/cuda/parts.hpp"
 #include "backends/cuda/recall.hpp"
 #include "core/check.hpp"
-#include "device/cuda/host_memory.hpp"
+#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {

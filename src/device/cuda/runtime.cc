@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/check.hpp"
-#include "device/cuda/host_memory.hpp"
+#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {

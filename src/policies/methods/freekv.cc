@@ -90,6 +90,16 @@ class FreeKvPolicy final : public Policy {
   std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const override {
     return std::make_unique<FreeKvState>(config, needs_);
   }
+  std::optional<RetrievalRule> device_rule() const override {
+    if (needs_.sketch != "minmax" || needs_.recall != RecallMechanism::kGather) return std::nullopt;
+    RetrievalRule rule;
+    rule.budgeted = rule.slow = true;
+    rule.selects = rule.speculative = true;
+    rule.tau = tau_;
+    rule.pooling = pooling_;
+    rule.dense_layers = needs_.dense_layers;
+    return rule;
+  }
   void on_prefill(ExecutionContext&, Backend&, const PolicySequence& sequence) override {
     state_of(sequence).restart();
   }

@@ -12,6 +12,7 @@ class FullPolicy final : public Policy {
   std::unique_ptr<PolicyState> make_state(const CacheConfig&) const override {
     return std::make_unique<PolicyState>();
   }
+  std::optional<RetrievalRule> device_rule() const override { return RetrievalRule{}; }
   void pages_for(LayerStep& step) override {
     for (size_t s = 0; s < step.sequences.size(); ++s) set_dense_rows(step, static_cast<int>(s));
   }

@@ -22,6 +22,14 @@ class QuestPolicy final : public Policy {
   std::unique_ptr<PolicyState> make_state(const CacheConfig& config) const override {
     return std::make_unique<RetrievalState>(config, needs_);
   }
+  std::optional<RetrievalRule> device_rule() const override {
+    if (needs_.sketch != "minmax") return std::nullopt;
+    RetrievalRule rule;
+    rule.selects = true;
+    rule.pooling = pooling_;
+    rule.dense_layers = needs_.dense_layers;
+    return rule;
+  }
 
   void pages_for(LayerStep& step) override {
     const auto retrieves = [&](const StepRow& row) {

@@ -1,4 +1,4 @@
-#include "device/cuda/host_memory.hpp"
+#include "device/host_memory.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,15 +9,12 @@
 #include <string>
 #include <thread>
 
-#include "device/cuda/runtime.hpp"
 #include "freekv/error.hpp"
 
-namespace freekv::cuda {
+namespace freekv {
 namespace {
 
-using testing::AllOf;
 using testing::ElementsAre;
-using testing::HasSubstr;
 using testing::IsEmpty;
 
 constexpr size_t kGiB = size_t{1} << 30;
@@ -152,18 +149,5 @@ TEST(HostMemory, ThreadsStayWhereTheyMayRun) {
   EXPECT_EQ(cpus_after({own}), 1);
 }
 
-TEST(LockFailure, NamesTheLimitOnlyWhereItIsTheCause) {
-  const Error limited = lock_failure(4096, 1024, cudaErrorMemoryAllocation);
-  EXPECT_EQ(limited.code(), ErrorCode::kOutOfMemory);
-  EXPECT_THAT(limited.message(), AllOf(HasSubstr("4096 bytes of host memory must be locked"),
-                                       HasSubstr("(ulimit -l) is 1024")));
-  const Error full = lock_failure(4096, SIZE_MAX, cudaErrorMemoryAllocation);
-  EXPECT_EQ(full.code(), ErrorCode::kOutOfMemory);
-  EXPECT_THAT(full.message(), HasSubstr("4096 bytes of host memory cannot be locked"));
-  const Error none = lock_failure(4096, 1024, cudaErrorInsufficientDriver);
-  EXPECT_EQ(none.code(), ErrorCode::kDevice);
-  EXPECT_THAT(none.message(), HasSubstr("cudaErrorInsufficientDriver"));
-}
-
 }  // namespace
-}  // namespace freekv::cuda
+}  // namespace freekv

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace freekv::cuda {
+namespace freekv {
 
 struct HostMemory {
   size_t available = SIZE_MAX;        // MemAvailable of /proc/meminfo; SIZE_MAX: not known
@@ -37,4 +37,4 @@ std::vector<int> parse_cpu_list(const std::string& text);
 /// there are none.
 void run_on(const std::vector<int>& cpus);
 
-}  // namespace freekv::cuda
+}  // namespace freekv

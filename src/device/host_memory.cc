@@ -1,4 +1,4 @@
-#include "device/cuda/host_memory.hpp"
+#include "device/host_memory.hpp"
 
 #include <sched.h>
 
@@ -11,7 +11,7 @@
 
 #include "core/check.hpp"
 
-namespace freekv::cuda {
+namespace freekv {
 namespace {
 
 std::optional<size_t> parse_bytes(std::string_view text) {
@@ -155,4 +155,4 @@ void run_on(const std::vector<int>& cpus) {
   if (CPU_COUNT(&wanted) > 0) (void)sched_setaffinity(0, sizeof(wanted), &wanted);
 }
 
-}  // namespace freekv::cuda
+}  // namespace freekv

@@ -1,0 +1,199 @@
+#include "engine/host_runner.hpp"
+
+#include <algorithm>
+
+#include "core/check.hpp"
+#include "engine/decode_step.hpp"
+#include "engine/engine_options.hpp"
+#include "engine/policy_model.hpp"
+#include "engine/prefill.hpp"
+
+namespace freekv {
+namespace {
+
+std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
+  const Activations activations = parse_activations(options.activations);
+  if (options.backend == "cpu") return make_cpu_backend(activations);
+  return make_reference_backend(activations);
+}
+
+struct HostSequence final : public RunnerSequence {
+  HostSequence(const CacheConfig& config, const CacheNeeds& needs, Backend& backend,
+               const Policy& policy, CacheServices services)
+      : cache(config, needs, backend, std::move(services)), state(policy.make_state(config)) {}
+
+  int64_t tokens() const override { return cache.tokens(); }
+  int64_t context() const override { return cache.config().max_context; }
+  int64_t kept_tokens() const override { return kept; }
+  const RetrievalStats& stats() const override { return cache.stats(); }
+  MemoryStats memory() const override { return cache.memory(); }
+
+  SequenceCache cache;
+  std::unique_ptr<PolicyState> state;
+  std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
+  int64_t length = 0;           // of the prompt that these are the tokens of
+  int64_t kept = 0;             // tokens of the last prompt that were not computed
+};
+
+/// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
+/// which KV exists, as far as they need not be computed. `length` is that of the whole prompt in
+/// which they were computed: some rotary frequencies depend on it.
+int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
+                      std::span<const int32_t> prompt, std::span<const int32_t> known,
+                      int64_t length) {
+  const auto size = static_cast<int64_t>(prompt.size());
+  if (rope.depends_on_length(size, length)) return 0;
+  const auto differs =
+      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+  return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
+}
+
+/// Whether KV can be copied: it has the same form and its policy kept all of it.
+bool can_copy(const SequenceCache& cache, const SequenceCache& like) {
+  const CacheConfig &a = cache.config(), &b = like.config();
+  return a.layers == b.layers && a.shape.heads == b.shape.heads &&
+         a.shape.head_dim == b.shape.head_dim && a.shape.dtype == b.shape.dtype && like.keeps_all();
+}
+
+class HostRunner final : public Runner {
+ public:
+  HostRunner(const Model& model, Policy& policy, const EngineOptions& options,
+             const LoadProgress& on_load)
+      : model_(model),
+        policy_(policy),
+        options_(options),
+        backend_(make_backend(options)),
+        policy_model_(model, options.max_batch),
+        ctx_(options.threads),
+        workspace_(model.config(), options.chunk, options.max_batch) {
+    const ModelConfig& config = model.config();
+    const int64_t q_width = int64_t{config.query_heads} * config.head_dim;
+    backend_->reserve(
+        ctx_,
+        {.max_rows = options.max_batch,
+         .max_chunk = options.chunk,
+         .max_cols = std::max<int64_t>({config.hidden, config.ffn, q_width}),
+         .max_weight_rows = std::max<int64_t>({config.hidden, config.ffn, q_width, config.vocab}),
+         .max_pages = cache_config(options, config, options.context).max_pages(),
+         .heads = config.query_heads,
+         .kv_heads = config.kv_heads,
+         .head_dim = config.head_dim,
+         .page = options.page});
+    batch_.reserve(static_cast<size_t>(options.max_batch));
+    model.load(ctx_.pool(), on_load);
+  }
+
+  const std::string& device() const override { return options_.backend; }
+  bool reuses_prefixes() const override { return true; }
+
+  MemoryStats memory_for(int64_t context) const override {
+    const CacheConfig config = cache_config(options_, model_.config(), context);
+    const CacheNeeds needs = policy_.plan(config);
+    const PageLayout layout(config, needs);
+    MemoryStats memory;
+    for (int i = 0; i < config.layers; ++i) {
+      const LayerPlan plan(config, needs, i);
+      const size_t slot = config.shape.slot_bytes();
+      memory.fast_kv_bytes += slot * static_cast<size_t>(plan.fast_slots(config, layout));
+      if (plan.slow) memory.slow_kv_bytes += slot * static_cast<size_t>(config.max_pages());
+      if (!plan.sketched) continue;
+      const SketchStore sketches(find_sketch(needs.sketch), config.shape,
+                                 static_cast<int32_t>(config.max_pages()));
+      memory.sketch_bytes += sketches.used_bytes(static_cast<int32_t>(config.max_pages()));
+    }
+    return memory;
+  }
+
+  std::unique_ptr<RunnerSequence> new_sequence(int64_t context) override {
+    const CacheConfig config = cache_config(options_, model_.config(), context);
+    return std::make_unique<HostSequence>(config, policy_.plan(config), *backend_, policy_,
+                                          CacheServices{recall_, nullptr});
+  }
+
+  View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
+                               const std::function<bool(int64_t)>& proceed,
+                               const RunnerSequence* like) override {
+    auto& s = static_cast<HostSequence&>(sequence);
+    PrefillPrefix prefix;
+    const int64_t kept = take_over(s, prompt, dynamic_cast<const HostSequence*>(like), prefix);
+    s.kept = kept + prefix.tokens;
+    s.prompt.clear();
+    if (kept > 0) {
+      s.cache.truncate(ctx_, kept);
+    } else {
+      s.cache.reset();
+    }
+    s.state = policy_.make_state(s.cache.config());
+    s.length = static_cast<int64_t>(prompt.size());
+    try {
+      const auto logits = freekv::prefill(step(), {s.cache, *s.state, &policy_model_}, prompt,
+                                          options_.chunk, prefix, proceed);
+      s.prompt.assign(prompt.begin(), prompt.end());
+      return logits[0];
+    } catch (const Error& error) {
+      // Between two chunks the cache is whole, and a later call may go on from there.
+      if (error.code() == ErrorCode::kCancelled) {
+        s.prompt.assign(prompt.begin(), prompt.begin() + s.cache.tokens());
+      }
+      throw;
+    }
+  }
+
+  View<const float, 2> decode(std::span<RunnerSequence* const> sequences,
+                              std::span<const int32_t> tokens) override {
+    batch_.clear();
+    for (RunnerSequence* sequence : sequences) {
+      auto& s = static_cast<HostSequence&>(*sequence);
+      batch_.push_back({s.cache, *s.state, &policy_model_});
+    }
+    try {
+      return decode_step(step(), batch_, tokens);
+    } catch (...) {
+      for (RunnerSequence* sequence : sequences) {
+        static_cast<HostSequence&>(*sequence).prompt.clear();
+      }
+      throw;
+    }
+  }
+
+ private:
+  /// How many first tokens of the prompt stay in the sequence's own cache; sets `prefix` to what is
+  /// copied from another's.
+  int64_t take_over(const HostSequence& s, std::span<const int32_t> prompt,
+                    const HostSequence* like, PrefillPrefix& prefix) const {
+    if (!like) return 0;
+    if (like == &s) {
+      if (!s.cache.keeps_all()) return 0;
+      return common_tokens(model_.rope(), s.cache, prompt, s.prompt, s.length);
+    }
+    if (like->started && can_copy(s.cache, like->cache)) {
+      const int64_t common =
+          common_tokens(model_.rope(), s.cache, prompt, like->prompt, like->length);
+      prefix = {&like->cache, common - common % options_.chunk};
+    }
+    return 0;
+  }
+
+  StepContext step() { return {ctx_, *backend_, model_, policy_, workspace_}; }
+
+  const Model& model_;
+  Policy& policy_;
+  EngineOptions options_;
+  std::unique_ptr<Backend> backend_;
+  PolicyModel policy_model_;
+  ExecutionContext ctx_;
+  Workspace workspace_;
+  // One for all sequences; its threads start with the first that recalls.
+  std::shared_ptr<RecallEngine> recall_ = std::make_shared<RecallEngine>();
+  std::vector<PolicySequence> batch_;  // of the step under way
+};
+
+}  // namespace
+
+std::unique_ptr<Runner> make_host_runner(const Model& model, Policy& policy,
+                                         const EngineOptions& options,
+                                         const LoadProgress& on_load) {
+  return std::make_unique<HostRunner>(model, policy, options, on_load);
+}
+
+}  // namespace freekv

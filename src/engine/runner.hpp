@@ -1,0 +1,51 @@
+// What an engine computes with: operations on the host, or a device that runs whole steps.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/view.hpp"
+#include "freekv/stats.hpp"
+
+namespace freekv {
+
+/// One sequence as the runner that made it keeps it; dropped before it.
+class RunnerSequence {
+ public:
+  virtual ~RunnerSequence() = default;
+  virtual int64_t tokens() const = 0;
+  virtual int64_t context() const = 0;
+  /// See Sequence::kept_tokens().
+  virtual int64_t kept_tokens() const = 0;
+  /// Since the last prefill began; valid until the sequence moves on.
+  virtual const RetrievalStats& stats() const = 0;
+  virtual MemoryStats memory() const = 0;
+
+  /// Whether it has logits: its last prefill ended, and no step failed since. The engine's.
+  bool started = false;
+};
+
+/// Used by one thread at a time. Tokens and lengths were checked by the engine. After an Error of
+/// prefill() or decode() the sequences of the call hold nothing that is certain.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  virtual const std::string& device() const = 0;
+  virtual bool reuses_prefixes() const = 0;
+  /// What a full sequence of `context` tokens takes.
+  virtual MemoryStats memory_for(int64_t context) const = 0;
+  virtual std::unique_ptr<RunnerSequence> new_sequence(int64_t context) = 0;
+  /// As Engine::prefill; returns logits [V], valid until the next call. `like` may be null, or of
+  /// any runner of the same model.
+  virtual View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
+                                       const std::function<bool(int64_t)>& proceed,
+                                       const RunnerSequence* like) = 0;
+  /// One step, of at least one sequence; returns logits [n, V], valid until the next call.
+  virtual View<const float, 2> decode(std::span<RunnerSequence* const> sequences,
+                                      std::span<const int32_t> tokens) = 0;
+};
+
+}  // namespace freekv

@@ -1,0 +1,179 @@
+// What the engine tells a device and makes of what it counts, with a device that is made up.
+#include "engine/device_runner.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/engine_options.hpp"
+#include "kvcache/page_layout.hpp"
+#include "tiny_model.hpp"
+
+namespace freekv {
+namespace {
+
+/// Its logits are the token and the sequence's length.
+class FakeDevice final : public DeviceModel {
+ public:
+  explicit FakeDevice(const DeviceModelSpec& spec) : spec_(spec) { last_spec() = spec; }
+
+  static DeviceModelSpec& last_spec() {
+    static DeviceModelSpec spec;
+    return spec;
+  }
+  static int& open_sequences() {
+    static int count = 0;
+    return count;
+  }
+
+  Footprint footprint(int64_t context) const override {
+    const auto tokens = static_cast<size_t>(context);
+    return {tokens, 10 * tokens, 100};
+  }
+  const std::string& device() const override { return name_; }
+  std::shared_ptr<DeviceWeights> weights() const override { return weights_; }
+  int32_t open(int64_t) override {
+    ++open_sequences();
+    tokens_.push_back(0);
+    return static_cast<int32_t>(tokens_.size()) - 1;
+  }
+  void close(int32_t) noexcept override { --open_sequences(); }
+  int64_t tokens(int32_t sequence) const override { return tokens_[size_t(sequence)]; }
+  View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
+                               const std::function<bool(int64_t)>& proceed) override {
+    tokens_[size_t(sequence)] = static_cast<int64_t>(ids.size());
+    if (proceed && !proceed(tokens_[size_t(sequence)])) throw Error(ErrorCode::kCancelled, "fake");
+    return View<const float, 1>(logits(1)[0].data(), spec_.vocab);
+  }
+  View<const float, 2> decode(std::span<const int32_t> sequences,
+                              std::span<const int32_t> ids) override {
+    const auto out = logits(static_cast<int64_t>(ids.size()));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      out[static_cast<int64_t>(i)][0] = static_cast<float>(ids[i]);
+      out[static_cast<int64_t>(i)][1] = static_cast<float>(++tokens_[size_t(sequences[i])]);
+    }
+    return out;
+  }
+  void counters(int32_t, std::span<LayerCounters> out) const override {
+    for (size_t l = 0; l < out.size(); ++l) out[l] = {6, 40, 3, 2, 5, l};
+  }
+
+ private:
+  View<float, 2> logits(int64_t n) {
+    logits_.assign(static_cast<size_t>(n * spec_.vocab), 0);
+    return View<float, 2>(logits_.data(), n, spec_.vocab);
+  }
+
+  DeviceModelSpec spec_;
+  std::string name_ = "Fake 1";
+  std::shared_ptr<DeviceWeights> weights_ =
+      spec_.uploaded ? spec_.uploaded : std::make_shared<DeviceWeights>();
+  std::vector<int64_t> tokens_;
+  std::vector<float> logits_;
+};
+
+const DeviceLibrary& fake_library() {
+  static const DeviceLibrary library{
+      .interface = kDeviceInterface,
+      .version = "test",
+      .describe =
+          [] {
+            return DeviceInfo{"Fake 1", 1, 2};
+          },
+      .open = [](const DeviceModelSpec& spec) -> std::unique_ptr<DeviceModel> {
+        return std::make_unique<FakeDevice>(spec);
+      }};
+  return library;
+}
+
+class DeviceRunnerTest : public testing::Test {
+ protected:
+  std::unique_ptr<Runner> make(const std::string& policy, const Runner* like = nullptr) {
+    options_.policy = policy;
+    options_.backend = "cuda";
+    policy_ = make_policy(policy);
+    return make_device_runner(fake_library(), model_, *policy_, options_, nullptr, like);
+  }
+  std::string refusal(const std::string& policy) {
+    try {
+      make(policy);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+      return error.what();
+    }
+    return "";
+  }
+
+  TemporaryModel file_;
+  Model model_{file_.path()};
+  EngineOptions options_ = tiny_options(file_);
+  std::unique_ptr<Policy> policy_;
+};
+
+TEST_F(DeviceRunnerTest, PoliciesWithoutADeviceRuleAreRefusedByName) {
+  for (const char* policy : {"streaming", "freekv:sketch=key2", "freekv:recall=streamed",
+                             "quest:sketch=cuboid", "freekv-coverage", "oracle"}) {
+    EXPECT_THAT(refusal(policy),
+                testing::AllOf(testing::HasSubstr(std::string("policy ") + policy + " does not"),
+                               testing::EndsWith("freekv, full, quest")));
+  }
+  options_.activations = "int8";
+  EXPECT_THAT(refusal("full"), testing::HasSubstr("int8"));
+}
+
+TEST_F(DeviceRunnerTest, TheRuleIsThePolicysOptions) {
+  make("freekv:tau=-1,pooling=max_score,dense_layers=1,resident=2");
+  const DeviceModelSpec spec = FakeDevice::last_spec();
+  EXPECT_TRUE(spec.rule.budgeted && spec.rule.slow && spec.rule.selects && spec.rule.speculative);
+  EXPECT_EQ(spec.rule.tau, -1);
+  EXPECT_EQ(spec.rule.pooling, Pooling::kMaxScore);
+  EXPECT_EQ(spec.rule.dense_layers, 1);
+  const CacheConfig cache = cache_config(options_, model_.config(), options_.context);
+  const PageLayout layout(cache, policy_->plan(cache));
+  EXPECT_EQ(spec.pages.budget, options_.budget);
+  EXPECT_EQ(spec.pages.sink, layout.sink_pages());
+  EXPECT_EQ(spec.pages.window, layout.window_pages());
+  EXPECT_EQ(spec.pages.selected, layout.selected());
+  EXPECT_EQ(spec.pages.resident, 2 * layout.selected());
+  EXPECT_EQ(spec.layers.size(), 3u);
+  EXPECT_EQ(spec.frequencies.size(), 8u);
+
+  make("quest");
+  const RetrievalRule quest = FakeDevice::last_spec().rule;
+  EXPECT_TRUE(quest.selects && !quest.budgeted && !quest.slow && !quest.speculative);
+  EXPECT_EQ(quest.dense_layers, 2);
+  EXPECT_EQ(quest.pooling, Pooling::kMaxScore);
+  make("full");
+  EXPECT_FALSE(FakeDevice::last_spec().rule.selects);
+}
+
+TEST_F(DeviceRunnerTest, CountersBecomeStatistics) {
+  const auto runner = make("freekv:dense_layers=1");
+  EXPECT_EQ(runner->device(), "Fake 1");
+  const auto sequence = runner->new_sequence(512);
+  const std::vector<int32_t> prompt(17, 5);
+  runner->prefill(*sequence, prompt, nullptr, nullptr);
+  RunnerSequence* const batch[] = {sequence.get()};
+  const int32_t token = 9;
+  const auto logits = runner->decode(batch, {&token, 1});
+  EXPECT_EQ(logits[0][0], 9);
+  EXPECT_EQ(logits[0][1], 18);
+  const RetrievalStats& stats = sequence->stats();
+  EXPECT_EQ(stats.pages_selected, 3u * 40);
+  EXPECT_EQ(stats.pages_selected, stats.hits + stats.misses_before + stats.misses_after);
+  EXPECT_EQ(stats.bytes_recalled, 3u * 5 * 2 * 8 * 16 * 2);         // K and V, p = 8, d = 16, f16
+  EXPECT_EQ(stats.bytes_offloaded, 2u * 2 * 2 * (2 * 8 * 16 * 2));  // pages, layers, heads
+  EXPECT_EQ(stats.corrections_tested, 15u);
+  EXPECT_THAT(stats.drifted_by_layer, testing::ElementsAre(0, 1, 2));
+  EXPECT_EQ(sequence->memory().slow_kv_bytes, runner->memory_for(512).slow_kv_bytes);
+}
+
+TEST_F(DeviceRunnerTest, SequencesAreClosedAndWeightsShared) {
+  const auto first = make("full");
+  const auto second = make("freekv", first.get());
+  EXPECT_NE(FakeDevice::last_spec().uploaded, nullptr);
+  { const auto sequence = second->new_sequence(100); }
+  EXPECT_EQ(FakeDevice::open_sequences(), 0);
+}
+
+}  // namespace
+}  // namespace freekv
