@@ -38,9 +38,10 @@ struct Variant {
   const char* kv_type;
 };
 
-// Of activations in bf16 between the products of prefill, with attention as sharp as the tiny
-// model's.
-constexpr double kBound = 5e-2;
+// What rounding to bf16 costs a model as sharp as the tiny one is measured on the host: the logits
+// of KV in bf16 against those in f32. The device's prefill rounds activations in four more places
+// of a layer.
+constexpr double kMoreRoundings = 4;
 
 class DeviceAgainstHost : public testing::TestWithParam<Variant> {};
 
@@ -61,6 +62,18 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
   options.budget = 6 * v.page;
   options.window = v.page;
   const auto tokens = random_tokens(420, 21);
+  const auto dense_host = [&](const char* kv_type) {
+    EngineOptions dense = options;
+    dense.policy = "full";
+    dense.backend = "cpu";
+    dense.kv_type = kv_type;
+    return run(dense, tokens, 400);
+  };
+  const Logits exact = dense_host("f32"), rounded = dense_host("bf16");
+  double bound = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
+  }
   for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2"}) {
     options.policy = policy;
     options.backend = "cpu";
@@ -69,13 +82,14 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
     const Logits device = run(options, tokens, 400);
     std::vector<double> errors;
     for (size_t i = 0; i < host.size(); ++i) errors.push_back(relative_error(device[i], host[i]));
-    EXPECT_LT(errors[0], kBound) << policy << ", after the prompt";
+    EXPECT_LT(errors[0], bound) << policy << ", after the prompt";
     std::sort(errors.begin(), errors.end());
     // Selections part where two pages score the same to within rounding, and sharp attention then
     // changes much: retrieval is held to the bound in most steps, dense attention in all.
     const double error = options.policy == "full" ? errors.back() : errors[errors.size() / 2];
-    EXPECT_LT(error, kBound) << policy;
-    std::printf("%s %s: relative error %.1e, at most %.1e\n", v.name, policy, error, errors.back());
+    EXPECT_LT(error, bound) << policy;
+    std::printf("%s %s: relative error %.1e, bound %.1e, at most %.1e\n", v.name, policy, error,
+                bound, errors.back());
   }
 }
 

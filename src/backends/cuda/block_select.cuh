@@ -71,7 +71,8 @@ __device__ inline uint32_t order_of(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-/// The k-th largest: of those equal to it the first `taken` belong to the k largest, of `equals`.
+/// The k-th largest, or a bound below it and above all that are not among the k largest: of those
+/// equal to it the first `taken` belong to the k largest, of `equals`.
 struct Kth {
   uint32_t order = 0;
   int taken = 0;
@@ -139,6 +140,7 @@ __device__ inline Kth kth_largest(const float* values, int n, int k, SelectShare
     kth.order |= shared.digit << shift;
     kth.taken = shared.remaining;
     kth.equals = shared.equals;
+    if (kth.taken == kth.equals) break;  // whatever its other digits, all that is left is taken
   }
   return kth;
 }

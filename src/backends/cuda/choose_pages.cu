@@ -36,6 +36,9 @@ struct RowLists {
   int32_t* place;    // [k] the slot of each, or -1
   int32_t* missing;  // [k] pages that are not resident
   uint32_t* in_use;  // [resident / 32] bits: slots whose page is selected
+  // [resident]: copies of the row's tables as the last selection left them
+  int32_t* page_in_slot;
+  uint32_t* last_use;
 };
 
 // One row of the batch, and what all threads of its CTA know about it.
@@ -46,11 +49,27 @@ struct Row {
   int n;  // candidates
   int k;
   SequenceLayer layer;
+  uint32_t clock;  // of the last selection
 };
 
-__device__ RowLists row_lists(unsigned char* memory, const SharedSizes& sizes, int k) {
+__device__ RowLists row_lists(unsigned char* memory, const SharedSizes& sizes, int k,
+                              int resident) {
   auto* lists = reinterpret_cast<int32_t*>(memory + sizes.area_bytes);
-  return {lists, lists + k, lists + 2 * k, reinterpret_cast<uint32_t*>(lists + 3 * k)};
+  int32_t* tables = lists + 3 * k;
+  return {lists,         lists + k,
+          lists + 2 * k, reinterpret_cast<uint32_t*>(tables + 2 * resident),
+          tables,        reinterpret_cast<uint32_t*>(tables + resident)};
+}
+
+// Only the row's own selections write its tables, so that they can be read before the kernel in
+// front has ended.
+__device__ void copy_tables(const Row& row, int resident, const RowLists& lists) {
+  if (!row.layer.budgeted) return;
+  const int64_t first = int64_t{row.head} * resident;
+  for (int slot = threadIdx.x; slot < resident; slot += kSelectThreads) {
+    lists.page_in_slot[slot] = row.layer.page_in_slot[first + slot];
+    lists.last_use[slot] = row.layer.last_use[first + slot];
+  }
 }
 
 // --- pooling over the group ----------------------------------------------------------------------
@@ -144,34 +163,35 @@ __device__ void pool_scores(const SelectParams& params, const Row& row, float* v
 
 // --- which pages ---------------------------------------------------------------------------------
 
-__device__ Churn churn_of(const SelectParams& params, const Row& row) {
+// What forced churn puts in the place of pooled scores.
+__device__ void draw_values(const SelectParams& params, const Row& row, const RowLists& lists,
+                            float* values) {
   const auto sequence = static_cast<uint64_t>(params.batch.sequence[row.b]);
   uint64_t seed = mixed(static_cast<uint64_t>(params.batch.length(row.b)));
   seed = mixed(seed + static_cast<uint64_t>(params.layer));
   seed = mixed(seed + sequence);
   seed = mixed(seed + static_cast<uint64_t>(row.head));
-  const SequenceLayer& layer = row.layer;
-  if (!layer.budgeted) return {nullptr, nullptr, 0, seed, params.forced_churn};
-  return {layer.slot_of_page + int64_t{row.head} * layer.max_pages,
-          layer.last_use + int64_t{row.head} * params.map.resident, layer.clock[row.head], seed,
-          params.forced_churn};
+  const Churn churn{seed, params.forced_churn};
+  for (int i = threadIdx.x; i < row.n; i += kSelectThreads) values[i] = churn.fresh(i);
+  __syncthreads();
+  const int resident = row.layer.budgeted ? params.map.resident : 0;
+  for (int slot = threadIdx.x; slot < resident; slot += kSelectThreads) {
+    const int32_t i = lists.page_in_slot[slot] - params.map.sink;
+    const bool selected = i >= 0 && i < row.n && lists.last_use[slot] == row.clock;
+    if (selected) values[i] = churn.selected(i);
+  }
+  __syncthreads();
 }
 
-// The k best candidates, more than k of them, to chosen[k].
+// The k best candidates, more than k of them, to lists.chosen.
 __device__ void choose_best(const SelectParams& params, const Row& row, const SharedSizes& sizes,
-                            float* area, SelectShared& shared, int32_t* chosen) {
+                            float* area, SelectShared& shared, const RowLists& lists) {
   for (int i = threadIdx.x; i < 4 * 256; i += kSelectThreads) {
     shared.histogram[i / 256][i % 256] = 0;
   }
   float* values = row.n <= sizes.values ? area : SelectionScratch(params).row_pooled(row.at);
   pool_scores(params, row, values);
-  if (params.forced_churn >= 0) {
-    const Churn churn = churn_of(params, row);
-    for (int i = threadIdx.x; i < row.n; i += kSelectThreads) {
-      values[i] = churn.value(params.map.sink + i);
-    }
-    __syncthreads();
-  }
+  if (params.forced_churn >= 0) draw_values(params, row, lists, values);
   const Kth kth = kth_largest(values, row.n, row.k, shared);
   int last_equal = row.n;  // of equals the lower pages are taken, up to this one
   if (kth.taken < kth.equals) {
@@ -188,20 +208,33 @@ __device__ void choose_best(const SelectParams& params, const Row& row, const Sh
         const uint32_t order = order_of(values[i]);
         return order > kth.order || (order == kth.order && i <= last_equal);
       },
-      [&](int rank, int i) { chosen[rank] = params.map.sink + i; });
+      [&](int rank, int i) { lists.chosen[rank] = params.map.sink + i; });
 }
 
 // --- which slots ---------------------------------------------------------------------------------
 
+// The slot that holds a page, or -1. So few slots are looked through faster than memory answers.
+__device__ int32_t slot_of(const Row& row, int resident, const RowLists& lists, int32_t page) {
+  constexpr int kFew = 256;
+  if (resident > kFew) {
+    return row.layer.slot_of_page[int64_t{row.head} * row.layer.max_pages + page];
+  }
+  int32_t found = -1;
+#pragma unroll 8
+  for (int slot = 0; slot < resident; ++slot) {
+    if (lists.page_in_slot[slot] == page) found = slot;
+  }
+  return found;
+}
+
 // Marks what of the selection is resident as used at `now`, and lists the rest; returns how many.
 __device__ int find_missing(const Row& row, int count, int resident, uint32_t now,
                             const RowLists& lists, SelectShared& shared) {
-  const int32_t* slot_of_page = row.layer.slot_of_page + int64_t{row.head} * row.layer.max_pages;
   uint32_t* last_use = row.layer.last_use + int64_t{row.head} * resident;
   for (int i = threadIdx.x; i < (resident + 31) / 32; i += kSelectThreads) lists.in_use[i] = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < count; i += kSelectThreads) {
-    const int32_t slot = slot_of_page[lists.chosen[i]];
+    const int32_t slot = slot_of(row, resident, lists, lists.chosen[i]);
     lists.place[i] = slot;
     if (slot < 0) continue;
     atomicOr(&lists.in_use[slot / 32], 1u << slot % 32);
@@ -217,15 +250,13 @@ __device__ bool has_bit(const uint32_t* bits, int i) { return (bits[i / 32] >> i
 
 // Slots in the order in which they are given up, as PageTable::plan() takes them; those in use
 // last.
-__device__ void order_victims(const Row& row, int resident, const SharedSizes& sizes,
-                              const uint32_t* in_use, unsigned long long* keys) {
-  const int32_t* page_in_slot = row.layer.page_in_slot + int64_t{row.head} * resident;
-  const uint32_t* last_use = row.layer.last_use + int64_t{row.head} * resident;
+__device__ void order_victims(int resident, const SharedSizes& sizes, const RowLists& lists,
+                              unsigned long long* keys) {
   for (int slot = threadIdx.x; slot < sizes.sort; slot += kSelectThreads) {
     unsigned long long key = ~0ull;
-    if (slot < resident && !has_bit(in_use, slot)) {
-      const unsigned long long holds = page_in_slot[slot] >= 0;
-      key = holds << 63 | static_cast<unsigned long long>(last_use[slot]) << 31 |
+    if (slot < resident && !has_bit(lists.in_use, slot)) {
+      const unsigned long long holds = lists.page_in_slot[slot] >= 0;
+      key = holds << 63 | static_cast<unsigned long long>(lists.last_use[slot]) << 31 |
             static_cast<unsigned long long>(slot);
     }
     keys[slot] = key;
@@ -239,19 +270,18 @@ __device__ int make_resident(const SelectParams& params, const Row& row, int cou
                              const SharedSizes& sizes, unsigned long long* keys,
                              const RowLists& lists, SelectShared& shared) {
   const int resident = params.map.resident;
-  const uint32_t now = row.layer.clock[row.head] + 1;
+  const uint32_t now = row.clock + 1;
   const int missing = find_missing(row, count, resident, now, lists, shared);
-  // All have read the clock before the barriers above.
   if (threadIdx.x == 0) row.layer.clock[row.head] = now;
   if (missing == 0) return 0;
-  order_victims(row, resident, sizes, lists.in_use, keys);
+  order_victims(resident, sizes, lists, keys);
 
   int32_t* slot_of_page = row.layer.slot_of_page + int64_t{row.head} * row.layer.max_pages;
   int32_t* page_in_slot = row.layer.page_in_slot + int64_t{row.head} * resident;
   uint32_t* last_use = row.layer.last_use + int64_t{row.head} * resident;
   for (int i = threadIdx.x; i < missing; i += kSelectThreads) {
     const auto slot = static_cast<int32_t>(keys[i] & 0x7fffffffu);
-    const int32_t page = lists.missing[i], victim = page_in_slot[slot];
+    const int32_t page = lists.missing[i], victim = lists.page_in_slot[slot];
     if (victim >= 0) slot_of_page[victim] = -1;  // never a page that another thread brings in
     slot_of_page[page] = slot;
     page_in_slot[slot] = page;
@@ -284,17 +314,23 @@ __global__ void __maxnreg__(kRegisters)
                 at % params.kv.kv_heads,
                 row_candidates(params, b),
                 params.map.selected,
-                params.batch.layer(b, params.layer)};
+                params.batch.layer(b, params.layer),
+                params.batch.layer(b, params.layer).budgeted
+                    ? params.batch.layer(b, params.layer).clock[at % params.kv.kv_heads]
+                    : 0};
+  const RowLists lists =
+      row_lists(reinterpret_cast<unsigned char*>(choose_memory), sizes, row.k, params.map.resident);
+  copy_tables(row, params.map.resident, lists);
   wait_for_previous();
   if (params.mode[at] != params.which) {
     if (threadIdx.x == 0) params.move_count[at] = 0;
     return;
   }
-  const RowLists lists = row_lists(reinterpret_cast<unsigned char*>(choose_memory), sizes, row.k);
+  __syncthreads();
 
   const int count = min(max(row.n, 0), row.k);
   if (row.n > row.k) {
-    choose_best(params, row, sizes, reinterpret_cast<float*>(choose_memory), shared, lists.chosen);
+    choose_best(params, row, sizes, reinterpret_cast<float*>(choose_memory), shared, lists);
   } else {
     for (int i = threadIdx.x; i < count; i += kSelectThreads) lists.chosen[i] = params.map.sink + i;
     __syncthreads();
@@ -323,7 +359,7 @@ SharedSizes shared_sizes(const SelectParams& params) {
   size_t area = std::max(static_cast<size_t>(sizes.values) * sizeof(float),
                          static_cast<size_t>(sizes.sort) * sizeof(unsigned long long));
   sizes.area_bytes = (area + 15) / 16 * 16;
-  sizes.bytes = sizes.area_bytes + (3 * k + (resident + 31) / 32) * sizeof(int32_t);
+  sizes.bytes = sizes.area_bytes + (3 * k + 2 * resident + (resident + 31) / 32) * sizeof(int32_t);
   return sizes;
 }
 

@@ -14,23 +14,23 @@ __device__ inline uint64_t mixed(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// A step of one row. Pages of the last selection are those in a slot that it used.
+/// Values of candidates in a step of one row. Each of the last selection is above all others, but
+/// for a `share` of them, which are below.
 struct Churn {
-  const int32_t* slot_of_page;  // null: nothing was selected
-  const uint32_t* last_use;
-  uint32_t clock;  // of the last selection
-  uint64_t seed;   // of the step, layer, sequence and head
+  uint64_t seed;  // of the step, layer, sequence and head
   float share;
 
-  /// Each page of the last selection is above all others, but for a `share` of them, which are
-  /// below.
-  __device__ float value(int32_t page) const {
-    const uint64_t bits = mixed(seed + static_cast<uint64_t>(page));
-    const float drawn = static_cast<float>(bits >> 40) * 0x1p-24f;
-    const int32_t slot = slot_of_page == nullptr ? -1 : slot_of_page[page];
-    if (slot < 0 || last_use[slot] != clock) return 1 + drawn;
-    return static_cast<float>(static_cast<uint32_t>(bits) >> 8) * 0x1p-24f < share ? drawn
-                                                                                   : 2 + drawn;
+  __device__ float fresh(int i) const { return 1 + drawn(bits(i) >> 40); }
+  __device__ float selected(int i) const {
+    const uint64_t value = bits(i);
+    const bool stays = drawn(value & 0xffffffu) >= share;
+    return drawn(value >> 40) + (stays ? 2 : 0);
+  }
+
+ private:
+  __device__ uint64_t bits(int i) const { return mixed(seed + static_cast<uint64_t>(i)); }
+  static __device__ float drawn(uint64_t of_24_bits) {
+    return static_cast<float>(static_cast<uint32_t>(of_24_bits)) * 0x1p-24f;
   }
 };
 
