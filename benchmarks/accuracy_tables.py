@@ -52,8 +52,17 @@ def swept(policy: str, key: str, values: tuple) -> tuple:
 TABLES = {
     "policies": Table("All policies", TASKS, "8192,32768,131072", ALL_POLICIES, "2048"),
     "policies-512": Table("All policies with 512 tokens", TASKS, "32768", ALL_POLICIES, "512"),
+    # Small enough for two CPU cores.
+    "coverage-8k": Table("Sketches and corrections at 8K", ",".join(HARD), "8192",
+                         ("full", "quest", "freekv", "freekv:sketch=key2",
+                          "freekv:tau=0.9,sketch=key2", "freekv-coverage"), "512"),
     "tau": Table("Correction by cosine", ",".join(HARD), "32768",
                  swept("freekv:sketch=key2", "tau", ("0.7", "0.75", "0.8", "0.85", "0.9", "0.95"))),
+    # What the CUDA engine runs: box sketches. On one H200 100 samples take some three minutes.
+    "tau-cuda": Table("Correction by cosine with box sketches, on a GPU", ",".join(HARD), "32768",
+                      ("full", "quest", "freekv:tau=-1", "freekv:tau=0.7", "freekv",
+                       "freekv:tau=0.9", "freekv:tau=2"), "512",
+                      ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9")),
     "epsilon": Table("Correction by missing attention mass", ",".join(HARD), "32768",
                      swept("freekv-coverage", "epsilon", ("0.2", "0.1", "0.05", "0.02", "0.01"))),
     "budget": Table("Budgets", ",".join(HARD), "32768",
