@@ -1,4 +1,4 @@
-// Embedding, norms and activations of a decode batch. f32 in and out, row-major.
+// What begins and ends a decode step. Norms and activations are part of the products (gemv.hpp).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,26 +16,6 @@ struct EmbedParams {
   int32_t hidden = 0;
 };
 void embed(const EmbedParams& params, cudaStream_t stream);
-
-/// out = x / sqrt(mean(x^2) + eps) * weight, per row of x [n, D]; weight [D] f32.
-struct RmsNormParams {
-  const float* x = nullptr;
-  const float* weight = nullptr;
-  float* out = nullptr;
-  int32_t n = 0;
-  int32_t hidden = 0;
-  float eps = 0;
-};
-void rms_norm(const RmsNormParams& params, cudaStream_t stream);
-
-/// out [n, F] = silu(gate) * up, from gate_up [n, 2F] with the gates in front.
-struct SwigluParams {
-  const float* gate_up = nullptr;
-  float* out = nullptr;
-  int32_t n = 0;
-  int32_t ffn = 0;
-};
-void swiglu(const SwigluParams& params, cudaStream_t stream);
 
 /// The end of a step: tokens[sequence[b]] += 1 for all b.
 struct AdvanceParams {

@@ -1,4 +1,4 @@
-// Embedding, norms, gating and the step's end against the scalar reference.
+// Embedding and the step's end.
 #include "backends/cuda/elementwise.hpp"
 
 #include <gtest/gtest.h>
@@ -6,7 +6,6 @@
 #include "backends/cuda/test_arrays.hpp"
 #include "backends/op_cases.hpp"
 #include "backends/op_test.hpp"
-#include "backends/reference/elementwise.hpp"
 #include "freekv/error.hpp"
 
 namespace freekv::cuda {
@@ -38,16 +37,6 @@ std::vector<float> run(int64_t size, Op&& op) {
   return values;
 }
 
-// A row of `values` by itself.
-DeviceBuffer one_row(const std::vector<float>& values, int64_t row, int64_t n) {
-  const auto begin = values.begin() + row * n;
-  return to_device(std::vector<float>(begin, begin + n));
-}
-
-std::span<const float> row_of(const std::vector<float>& values, int64_t row, int64_t n) {
-  return std::span(values).subspan(static_cast<size_t>(row * n), static_cast<size_t>(n));
-}
-
 TEST(CudaEmbed, IsExact) {
   constexpr int kVocabulary = 50;
   for (const Size& s : kSizes) {
@@ -70,65 +59,6 @@ TEST(CudaEmbed, IsExact) {
   }
 }
 
-TEST(CudaRmsNorm, AgreesWithReferenceAlsoInPlaceAndAlone) {
-  constexpr float kEps = 1e-5f;
-  ExecutionContext ctx(1);
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(s.n);
-    const int64_t size = int64_t{s.rows} * s.n;
-    const std::vector<float> x = cases::random_floats(size, 1, 3.0f);
-    const std::vector<float> weight = cases::random_floats(s.n, 2);
-    std::vector<float> expected = cases::poisoned(size);
-    reference::rms_norm(ctx, View<const float, 2>(x.data(), s.rows, s.n),
-                        View<const float, 1>(weight.data(), s.n), kEps,
-                        View<float, 2>(expected.data(), s.rows, s.n));
-    const DeviceBuffer from = to_device(x);
-    const DeviceBuffer scale = to_device(weight);
-    const auto norm = [&](const float* input, int rows) {
-      return [&, input, rows](cudaStream_t stream, float* to) {
-        rms_norm({input, scale.as<float>(), to, rows, s.n, kEps}, stream);
-      };
-    };
-    const std::vector<float> out = run(size, norm(from.as<float>(), s.rows));
-    EXPECT_LE(cases::relative_error(out, expected), 4e-6);
-    const std::vector<float> in_place = run(size, [&](cudaStream_t stream, float* to) {
-      copy_to_device(x, to);
-      norm(to, s.rows)(stream, to);
-    });
-    EXPECT_TRUE(same_bits(in_place, out));
-    const int last = s.rows - 1;
-    const DeviceBuffer row = one_row(x, last, s.n);
-    EXPECT_TRUE(same_bits(run(s.n, norm(row.as<float>(), 1)), row_of(out, last, s.n)));
-  }
-}
-
-TEST(CudaSwiglu, AgreesWithReferenceAndAlone) {
-  ExecutionContext ctx(1);
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(s.n);
-    std::vector<float> gate_up = cases::random_floats(int64_t{2} * s.rows * s.n, 1, 4.0f);
-    gate_up[0] = -200;  // silu underflows to zero there
-    std::vector<float> expected = cases::poisoned(int64_t{s.rows} * s.n);
-    for (int r = 0; r < s.rows; ++r) {
-      const float* row = gate_up.data() + int64_t{2} * r * s.n;
-      reference::swiglu(ctx, View<const float, 2>(row, 1, s.n),
-                        View<const float, 2>(row + s.n, 1, s.n),
-                        View<float, 2>(expected.data() + int64_t{r} * s.n, 1, s.n));
-    }
-    const DeviceBuffer from = to_device(gate_up);
-    const auto gate = [&](const DeviceBuffer& input, int rows) {
-      return [&, rows](cudaStream_t stream, float* to) {
-        swiglu({input.as<float>(), to, rows, s.n}, stream);
-      };
-    };
-    const std::vector<float> out = run(int64_t{s.rows} * s.n, gate(from, s.rows));
-    EXPECT_LE(cases::relative_error(out, expected), 2e-6);
-    const int last = s.rows - 1;
-    const DeviceBuffer row = one_row(gate_up, last, 2 * s.n);
-    EXPECT_TRUE(same_bits(run(s.n, gate(row, 1)), row_of(out, last, s.n)));
-  }
-}
-
 TEST(CudaAdvance, CountsTheTokensOfTheBatchOnly) {
   for (const int n : {0, 1, 3, 300}) {
     std::vector<int64_t> tokens(static_cast<size_t>(n + 5), int64_t{1} << 33);
@@ -146,19 +76,15 @@ TEST(CudaAdvance, CountsTheTokensOfTheBatchOnly) {
 
 TEST(CudaElementwise, IsTheSameInAGraph) {
   constexpr int kN = 96;
-  const DeviceBuffer x = to_device(cases::random_floats(2 * kN, 1));
   const DeviceBuffer table = to_device(to_bf16(cases::random_floats(8 * kN, 2)));
   const DeviceBuffer ids = to_device(std::vector<int32_t>{5, 2});
   const DeviceBuffer tokens = to_device(std::vector<int64_t>(8));
-  const DeviceBuffer embedded(2 * kN * sizeof(float));
   const auto all = [&](cudaStream_t stream, float* to) {
-    embed({table.data(), ids.as<int32_t>(), embedded.as<float>(), 2, kN}, stream);
-    rms_norm({embedded.as<float>(), x.as<float>(), embedded.as<float>(), 2, kN, 1e-6f}, stream);
-    swiglu({embedded.as<float>(), to, 2, kN / 2}, stream);
+    embed({table.data(), ids.as<int32_t>(), to, 2, kN}, stream);
     advance({ids.as<int32_t>(), tokens.as<int64_t>(), 2}, stream);
   };
-  const std::vector<float> queued = run(kN, all);
-  const std::vector<float> launched = run(kN, [&](cudaStream_t stream, float* to) {
+  const std::vector<float> queued = run(2 * kN, all);
+  const std::vector<float> launched = run(2 * kN, [&](cudaStream_t stream, float* to) {
     const Graph graph = Graph::capture(stream, [&] { all(stream, to); });
     graph.launch(stream);
     check_cuda(cudaStreamSynchronize(stream), "the graph");
@@ -170,11 +96,8 @@ TEST(CudaElementwise, IsTheSameInAGraph) {
 TEST(CudaElementwise, RefusesSizesItCannotHave) {
   const Stream stream;
   EXPECT_NO_THROW(embed({nullptr, nullptr, nullptr, 0, 8}, stream));
-  EXPECT_NO_THROW(rms_norm({nullptr, nullptr, nullptr, 0, 8, 0}, stream));
-  EXPECT_NO_THROW(swiglu({nullptr, nullptr, 0, 8}, stream));
   EXPECT_THROW(embed({nullptr, nullptr, nullptr, -1, 8}, stream), Error);
-  EXPECT_THROW(rms_norm({nullptr, nullptr, nullptr, 1, 0, 0}, stream), Error);
-  EXPECT_THROW(swiglu({nullptr, nullptr, 1, 0}, stream), Error);
+  EXPECT_THROW(embed({nullptr, nullptr, nullptr, 1, 0}, stream), Error);
   EXPECT_THROW(advance({nullptr, nullptr, -1}, stream), Error);
 }
 
