@@ -84,9 +84,8 @@ void for_logits(const AttentionRow& row, const QueryBlock& queries, float scale,
   }
 }
 
-// Fills parts and turns each into the page's share: sum becomes exp(logits) / Z summed over the
-// page, most the logarithm of Z.
-void shares(const AttentionRow& row, const QueryBlock& queries, float scale, Scratch& scratch) {
+// Fills parts; `most` of each becomes the logarithm of the query's Z, the sum over all pages.
+void sum_up(const AttentionRow& row, const QueryBlock& queries, float scale, Scratch& scratch) {
   const size_t pages = row.slots.size();
   std::fill(scratch.parts.begin(), scratch.parts.end(), Part{});
   for_logits(row, queries, scale, scratch,
@@ -102,10 +101,7 @@ void shares(const AttentionRow& row, const QueryBlock& queries, float scale, Scr
     for (const Part& part : parts) most = std::max(most, part.most);
     float total = 0;
     for (const Part& part : parts) total += part.sum * std::exp(part.most - most);
-    for (Part& part : parts) {
-      part.sum *= std::exp(part.most - most) / total;
-      part.most = most + std::log(total);
-    }
+    for (Part& part : parts) part.most = most + std::log(total);
   }
 }
 
@@ -117,16 +113,34 @@ size_t attention_mass_scratch(const QueryBlock& queries, const KvShape& shape, s
          2 * static_cast<size_t>(queries.tokens * queries.group) * pages;
 }
 
-void add_page_mass(const AttentionRow& row, const QueryBlock& queries, float scale,
-                   std::span<float> scratch, std::span<double> mass) {
-  const size_t pages = row.slots.size();
-  check_internal(mass.size() >= pages, "mass of {} pages, there is room for {}", pages,
-                 mass.size());
-  Scratch memory = cut(scratch, queries, row.pool.shape, pages);
-  shares(row, queries, scale, memory);
+void add_page_mass(Backend& backend, const AttentionRow& row, const QueryBlock& queries,
+                   float scale, std::span<float> scratch, std::span<double> mass) {
+  const int p = row.pool.shape.page;
+  const auto pages = static_cast<int64_t>(row.slots.size());
+  check_internal(static_cast<int64_t>(mass.size()) >= pages,
+                 "mass of {} pages, there is room for {}", pages, mass.size());
+  check_internal(static_cast<int64_t>(scratch.size()) >= queries.group * pages,
+                 "scratch of {} floats, {} are needed", scratch.size(), queries.group * pages);
   const double weight = 1.0 / static_cast<double>(queries.group);
-  for (size_t at = 0; at < memory.parts.size(); ++at) {
-    mass[at % pages] += weight * static_cast<double>(memory.parts[at].sum);
+  for (int64_t t = 0; t < queries.tokens; ++t) {
+    const int64_t seen = (pages - 1) * p + row.last_tokens - (queries.tokens - 1 - t);
+    if (seen <= 0) continue;
+    AttentionRow visible = row;
+    visible.slots = row.slots.first(static_cast<size_t>((seen + p - 1) / p));
+    visible.last_tokens = static_cast<int>((seen - 1) % p) + 1;
+    const auto n = static_cast<int64_t>(visible.slots.size());
+    const View<float, 2> scores(scratch.data(), queries.group, n);
+    backend.score_exact_pages(
+        View<const float, 2>(queries.data + t * queries.stride, queries.group, queries.dim),
+        visible, scale, scores);
+    for (int64_t g = 0; g < queries.group; ++g) {
+      const std::span<float> parts(scores[g].data(), static_cast<size_t>(n));
+      const float most = *std::max_element(parts.begin(), parts.end());
+      float total = 0;
+      for (float& part : parts) total += part = std::exp(part - most);
+      const double by = weight / static_cast<double>(total);
+      for (size_t j = 0; j < parts.size(); ++j) mass[j] += by * static_cast<double>(parts[j]);
+    }
   }
 }
 
@@ -137,7 +151,7 @@ void add_token_mass(const AttentionRow& row, const QueryBlock& queries, float sc
   check_internal(mass.size() >= pages * p, "mass of {} tokens, there is room for {}", pages * p,
                  mass.size());
   Scratch memory = cut(scratch, queries, row.pool.shape, pages);
-  shares(row, queries, scale, memory);
+  sum_up(row, queries, scale, memory);
   const double weight = 1.0 / static_cast<double>(queries.group);
   for_logits(row, queries, scale, memory,
              [&](int64_t query, int64_t page, std::span<const float> logits) {

@@ -26,8 +26,8 @@ size_t attention_mass_scratch(const QueryBlock& queries, const KvShape& shape, s
 /// Adds to mass[i] the part of the attention of each token's query, mean over the group, that goes
 /// to the page in row.slots[i]. The last query sees all tokens of the row, each one before it one
 /// token less. Sums go token by token, so that blocks may be cut anywhere. One thread.
-void add_page_mass(const AttentionRow& row, const QueryBlock& queries, float scale,
-                   std::span<float> scratch, std::span<double> mass);
+void add_page_mass(Backend& backend, const AttentionRow& row, const QueryBlock& queries,
+                   float scale, std::span<float> scratch, std::span<double> mass);
 /// The same for single tokens: mass [slots * p].
 void add_token_mass(const AttentionRow& row, const QueryBlock& queries, float scale,
                     std::span<float> scratch, std::span<double> mass);

@@ -88,7 +88,8 @@ void add_prompt_mass(const PromptQueries& queries) {
   KeepingState& state = state_of(queries.sequence);
   for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
                                 std::span<float> scratch) {
-    add_page_mass(row, block, queries.scale, scratch, state.mass(queries.layer, head));
+    add_page_mass(queries.backend, row, block, queries.scale, scratch,
+                  state.mass(queries.layer, head));
   });
 }
 
@@ -164,8 +165,9 @@ void for_page_masses(const LayerStep& step, const StepRow& row,
   const AttentionRow& attended = step.rows[row_index(step, row)];
   const auto mass = state.row_mass(row.head).first(attended.slots.size());
   std::fill(mass.begin(), mass.end(), 0.0);
-  add_page_mass(attended, decode_block(sequence.cache.config(), row_query(step, row).data()),
-                step.scale, state.scratch_of_row(row.head), mass);
+  add_page_mass(step.backend, attended,
+                decode_block(sequence.cache.config(), row_query(step, row).data()), step.scale,
+                state.scratch_of_row(row.head), mass);
   size_t at = 0;
   if (!sequence.cache.retrieves(step.layer)) {
     for (const double each : mass) body(static_cast<int32_t>(at++), each);
