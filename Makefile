@@ -1,7 +1,8 @@
 # The two commands of the README, and what they are made of. Each installs what is missing first.
 BUILD := build/release
 JOBS  ?= $(shell nproc)
-GPUS  ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';')
+GPUS  ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | \
+           sort -u | paste -sd ';'),80;86;89;90;100;120)
 
 .PHONY: demo test build cuda bench setup lint clean
 
@@ -15,7 +16,7 @@ build: setup
 # With the CUDA backend, for the GPUs of this machine or, where there are none, for all it supports.
 cuda: setup
 	tools/setup.sh cuda
-	cmake --preset cuda -DFREEKV_TESTS=OFF -DFREEKV_BENCH=OFF $(if $(GPUS),-DFREEKV_CUDA_ARCHITECTURES="$(GPUS)") >/dev/null
+	cmake --preset cuda -DFREEKV_TESTS=OFF -DFREEKV_BENCH=OFF -DFREEKV_CUDA_ARCHITECTURES="$(GPUS)" >/dev/null
 	cmake --build --preset cuda --target freekv freekv_cuda -j $(JOBS)
 
 test:
