@@ -9,11 +9,13 @@ A table is one `freekv eval` and its results file. Text outside the markers of d
 kept, so what is said about a table stands beside it. --samples and --haystack change all runs.
 """
 import argparse
+import lzma
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -98,8 +100,13 @@ def command_of(name: str, args: argparse.Namespace) -> list[str]:
 def section(name: str, args: argparse.Namespace) -> str:
     """The results of one table as Markdown, between its markers."""
     results = args.results / f"{name}.jsonl"
-    done = subprocess.run([args.freekv, "report", "--markdown", results], capture_output=True,
-                          text=True, check=False)
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as unpacked:
+        if not results.exists():  # large results are committed packed
+            unpacked.write(lzma.open(f"{results}.xz").read())
+            unpacked.flush()
+            results = unpacked.name
+        done = subprocess.run([args.freekv, "report", "--markdown", results], capture_output=True,
+                              text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr.strip())
     shown = shlex.join(["freekv", "eval", *TABLES[name].arguments()])
@@ -109,7 +116,7 @@ def section(name: str, args: argparse.Namespace) -> str:
 def document(text: str, args: argparse.Namespace) -> str:
     """The document with every table that has results; new ones come at the end."""
     for name, table in TABLES.items():
-        if not (args.results / f"{name}.jsonl").exists():
+        if not list(args.results.glob(f"{name}.jsonl*")):
             continue
         made = section(name, args)
         old = re.compile(rf"<!-- table {name} -->.*?<!-- end {name} -->", re.DOTALL)

@@ -129,7 +129,7 @@ __device__ void pool(const SelectParams& params, const Row& row, const HeadSoftm
     }
     sum = {sum.x / divisor, sum.y / divisor, sum.z / divisor, sum.w / divisor};
     *reinterpret_cast<float4*>(values + i) = sum;
-    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = sum;  // for who wants to see it
+    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = sum;  // read by tests
   }
 }
 

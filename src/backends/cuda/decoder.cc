@@ -1,23 +1,13 @@
 #include "backends/cuda/decoder.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <map>
 
 #include "backends/cuda/decode_attention.hpp"
-#include "backends/cuda/elementwise.hpp"
-#include "backends/cuda/gemv.hpp"
-#include "backends/cuda/recall.hpp"
-#include "backends/cuda/recall_mechanism.hpp"
-#include "backends/cuda/sequence_memory.hpp"
+#include "backends/cuda/decoder_impl.hpp"
 #include "core/check.hpp"
 
 namespace freekv::cuda {
 namespace {
-
-// Branches of a step that select and recall for the next one. What takes a layer's branch a moment
-// on an idle GPU takes it longer than a layer beside the weights, so that several run at a time.
-constexpr int kSides = 3;
 
 // Enough splits of a row to fill the device, but none without a page.
 int32_t attention_splits(int32_t rows, int32_t attended_pages) {
@@ -35,72 +25,6 @@ void add(RowCounters& sum, const RowCounters& more) {
 }
 
 }  // namespace
-
-struct Decoder::Impl {
-  Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r, const PageMap& m,
-       const DecoderLimits& l);
-  ~Impl();
-
-  int32_t heads() const { return shape.kv.query_heads(); }
-  int32_t kv_heads() const { return shape.kv.kv_heads; }
-  int32_t qkv_width() const { return (heads() + 2 * kv_heads()) * shape.kv.head_dim; }
-  bool retrieves(int32_t layer) const {
-    return (rule.selects || rule.budgeted) && layer >= rule.dense_layers;
-  }
-
-  void begin(int32_t sequence, int64_t count, bool placed);
-
-  // --- one step, as it is captured; each reads like the algorithm -------------------------------
-  void queue_step(int32_t n);
-  void queue_layer(int32_t layer);
-  void queue_selection(const SelectParams& params);
-  void queue_speculation(SelectParams params);
-  void linear(GemvParams params);
-  SelectParams selection(int32_t layer) const;
-  Graph& graph(int32_t n);
-  void run_step(int32_t n);
-
-  DecoderShape shape;
-  DecoderWeights weights;
-  RetrievalRule rule;
-  PageMap map;
-  DecoderLimits limits;
-
-  Stream main;
-  struct Side {
-    Stream stream{-1};  // recall goes first: it is small, and what it hides behind is large
-    Event done;
-    DeviceBuffer scores;
-  };
-  Side sides[kSides];
-  // Reused by every capture: forks of the side branches.
-  Event query_ready, attended;
-
-  // The batch, at fixed addresses.
-  Batch batch;
-  DeviceBuffer sequence_table, sequences, tokens, ids;
-  // What the host writes for the next step, locked so that the copies are asynchronous; of two, as
-  // the last step's may still be read.
-  struct Input {
-    PinnedBuffer memory;
-    Event copied;
-    bool used = false;
-  };
-  Input inputs[2];
-  int turn = 0;
-
-  // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
-  // next layers compute.
-  DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
-  DeviceBuffer attention_scratch, scores_main, moves, move_counts, counters;
-  int32_t splits = 1;
-
-  std::vector<std::unique_ptr<SequenceMemory>> open_sequences;
-  std::map<int32_t, Graph> graphs;
-
-  std::unique_ptr<RecallMechanism> recall;         // null where nothing is recalled
-  std::vector<const SequenceLayer*> batch_layers;  // of the step's sequences
-};
 
 Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule& r,
                     const PageMap& m, const DecoderLimits& l)
@@ -166,168 +90,6 @@ Decoder::Impl::~Impl() {
   if (recall) recall->drain();
   for (const Side& side : sides) (void)cudaStreamSynchronize(side.stream);
   (void)cudaStreamSynchronize(main);
-}
-
-void Decoder::Impl::queue_step(int32_t n) {
-  batch.n = n;
-  embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
-  rope_angles({.batch = batch,
-               .frequencies = weights.frequencies,
-               .pairs = shape.kv.head_dim / 2,
-               .scale = shape.rope_scale,
-               .cosines = cosines.as<float>(),
-               .sines = sines.as<float>()},
-              main);
-  for (int32_t layer = 0; layer < shape.layers; ++layer) queue_layer(layer);
-  linear({.x = x.as<float>(),
-          .weight = weights.logits,
-          .out = logits.as<float>(),
-          .n = shape.vocab,
-          .k = shape.hidden,
-          .norm = weights.final_norm,
-          .norm_eps = shape.norm_eps});
-  for (int32_t layer = std::max(0, shape.layers - kSides); layer < shape.layers; ++layer) {
-    if (!rule.speculative || !retrieves(layer)) continue;
-    Side& side = sides[layer % kSides];
-    side.done.record(side.stream);
-    side.done.hold(main);
-  }
-  if (rule.slow || rule.selects) turn_over({batch, shape.kv, map}, main);
-  advance({sequences.as<int32_t>(), tokens.as<int64_t>(), n}, main);
-}
-
-void Decoder::Impl::queue_layer(int32_t layer) {
-  const DecoderLayer& w = weights.layers[static_cast<size_t>(layer)];
-  const int32_t hidden = shape.hidden, attended_width = heads() * shape.kv.head_dim;
-  const SelectParams select = selection(layer);
-
-  linear({.x = x.as<float>(),
-          .weight = w.qkv,
-          .bias = w.qkv_bias,
-          .out = qkv.as<float>(),
-          .n = qkv_width(),
-          .k = hidden,
-          .norm = w.attention_norm,
-          .norm_eps = shape.norm_eps});
-  rope_append({.batch = batch,
-               .kv = shape.kv,
-               .map = map,
-               .layer = layer,
-               .qkv = qkv.as<float>(),
-               .q_norm = w.q_norm,
-               .k_norm = w.k_norm,
-               .norm_eps = shape.norm_eps,
-               .cosines = cosines.as<float>(),
-               .sines = sines.as<float>(),
-               .rope = shape.rope,
-               // Above 1 every head selects with this step's query.
-               .tau = rule.speculative ? rule.tau : 2.0f,
-               .forced_drift = rule.speculative ? rule.forced_drift : -1,
-               .q = const_cast<float*>(select.q),
-               .mode = const_cast<RowMode*>(select.mode),
-               .counters = select.counters},
-              main);
-
-  const bool retrieving = rule.selects && retrieves(layer);
-  if (retrieving) queue_selection(select);
-  if (retrieving && rule.speculative) query_ready.record(main);
-  decode_attention({.batch = batch,
-                    .kv = shape.kv,
-                    .map = map,
-                    .layer = layer,
-                    .scale = select.scale,
-                    .q = select.q,
-                    .mode = select.mode,
-                    .out = attention.as<float>(),
-                    .splits = splits,
-                    .scratch = attention_scratch.data()},
-                   main);
-  if (retrieving && rule.speculative) queue_speculation(select);
-
-  linear({.x = attention.as<float>(),
-          .weight = w.output,
-          .bias = w.output_bias,
-          .out = x.as<float>(),
-          .n = hidden,
-          .k = attended_width,
-          .accumulate = true});
-  linear({.x = x.as<float>(),
-          .weight = w.gate_up,
-          .out = activated.as<float>(),
-          .n = shape.ffn,
-          .k = hidden,
-          .norm = w.ffn_norm,
-          .norm_eps = shape.norm_eps,
-          .gated = true});
-  linear({.x = activated.as<float>(),
-          .weight = w.down,
-          .out = x.as<float>(),
-          .n = hidden,
-          .k = shape.ffn,
-          .accumulate = true});
-  if (recall) recall->finish_layer();
-}
-
-// Corrected heads, before attention (algorithm.md, section 4, step 3).
-void Decoder::Impl::queue_selection(const SelectParams& params) {
-  if (recall) recall->hold(params.layer, main);
-  score_pages(params, main);
-  choose_pages(params, main);
-  if (recall) recall->bring(params, main);
-}
-
-// All others, for the next step and beside the rest of this one (step 5). Scores need the query
-// alone; what is chosen takes slots that attention must have read before.
-void Decoder::Impl::queue_speculation(SelectParams params) {
-  Side& side = sides[params.layer % kSides];
-  params.which = RowMode::kSpeculative;
-  params.ahead = 1;
-  params.scratch = side.scores.data();
-  attended.record(main);
-  query_ready.hold(side.stream);
-  score_pages(params, side.stream);
-  attended.hold(side.stream);
-  choose_pages(params, side.stream);
-  if (recall) recall->bring_ahead(params, side.stream);
-}
-
-SelectParams Decoder::Impl::selection(int32_t layer) const {
-  const auto at = static_cast<size_t>(layer);
-  const size_t rows = static_cast<size_t>(limits.sequences) * static_cast<size_t>(kv_heads());
-  const size_t row_q = static_cast<size_t>(shape.kv.group) * static_cast<size_t>(shape.kv.head_dim);
-  SelectParams params{.batch = batch,
-                      .kv = shape.kv,
-                      .map = map,
-                      .layer = layer,
-                      .scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim)),
-                      .q = q.as<float>() + at * rows * row_q,
-                      .mode = modes.as<RowMode>() + at * rows,
-                      .which = RowMode::kCorrected,
-                      .ahead = 0,
-                      .pooling = rule.pooling,
-                      .max_candidates = map.pages(limits.context),
-                      .forced_churn = rule.forced_churn,
-                      .scratch = scores_main.data(),
-                      .moves = nullptr,
-                      .move_count = nullptr,
-                      .counters = counters.as<RowCounters>() + at * rows};
-  if (rule.selects) {
-    params.moves = moves.as<Move>() + at * rows * static_cast<size_t>(map.selected);
-    params.move_count = move_counts.as<int32_t>() + at * rows;
-  }
-  return params;
-}
-
-// For all rows of the batch.
-void Decoder::Impl::linear(GemvParams params) {
-  const float* const input = params.x;
-  float* const out = params.out;
-  for (int32_t row = 0; row < batch.n; row += kMaxGemvRows) {
-    params.x = input + int64_t{row} * params.k;
-    params.out = out + int64_t{row} * params.n;
-    params.rows = std::min(kMaxGemvRows, batch.n - row);
-    gemv(params, main);
-  }
 }
 
 Graph& Decoder::Impl::graph(int32_t n) {
