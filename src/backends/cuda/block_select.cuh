@@ -1,5 +1,5 @@
-// What choose_pages is made of, each done by a whole CTA of kSelectThreads: filtering in order, the
-// k-th largest of floats, and sorting. All of it gives the same result whatever the timing.
+// What choosing pages is made of, each done by a whole CTA: filtering in order, the k-th largest of
+// floats, and sorting. All of it gives the same result whatever the timing and the number of threads.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,21 +8,28 @@
 
 namespace freekv::cuda {
 
-// Few enough to find room on an SM beside a matrix product; at most as many warps as lanes, so that
-// a warp can scan one value of each.
-inline constexpr int kSelectWarps = 8;
-inline constexpr int kSelectThreads = 32 * kSelectWarps;
+/// At most as many warps as lanes, so that a warp can scan one value of each.
+inline constexpr int kMaxSelectWarps = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 /// Shared memory of the functions below.
 struct SelectShared {
-  uint32_t histogram[4][256];   // zero before kth_largest()
-  int32_t found[kSelectWarps];  // of compact()
+  uint32_t histogram[4][256];   // see clear_histogram()
+  int32_t found[kMaxSelectWarps];  // of compact()
   uint32_t digit;
   int32_t remaining;
   int32_t equals;
   int32_t last_equal;
 };
+
+__device__ inline int cta_threads() { return static_cast<int>(blockDim.x); }
+
+/// Before kth_largest(), and a barrier between.
+__device__ inline void clear_histogram(SelectShared& shared) {
+  for (int i = threadIdx.x; i < 4 * 256; i += cta_threads()) {
+    shared.histogram[i / 256][i % 256] = 0;
+  }
+}
 
 template <typename T>
 __device__ T sum_of_warp(T value) {
@@ -40,7 +47,7 @@ template <typename Wanted, typename Put>
 __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // Each warp has a run of its own, so that only the warps' counts cross a barrier.
-  const int run = (n + kSelectThreads - 1) / kSelectThreads * 32;
+  const int run = (n + cta_threads() - 1) / cta_threads() * 32;
   const int begin = min(warp * run, n), end = min(begin + run, n);
   int found = 0;
   for (int first = begin; first < end; first += 32) {
@@ -49,7 +56,7 @@ __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
   }
   if (lane == 0) shared.found[warp] = found;
   __syncthreads();
-  const int of_lane = lane < kSelectWarps ? shared.found[lane] : 0;
+  const int of_lane = lane < cta_threads() / 32 ? shared.found[lane] : 0;
   const int total = sum_of_warp(of_lane);
   int rank = sum_of_warp(lane < warp ? of_lane : 0);
   for (int first = begin; first < end; first += 32) {
@@ -125,7 +132,7 @@ __device__ inline Kth kth_largest(const float* values, int n, int k, SelectShare
   for (int pass = 0; pass < 4; ++pass) {
     const int shift = 24 - 8 * pass;
     const uint32_t known = pass == 0 ? 0 : 0xffffffffu << (shift + 8);  // digits found so far
-    for (int i = threadIdx.x; i < n; i += kSelectThreads) {
+    for (int i = threadIdx.x; i < n; i += cta_threads()) {
       const uint32_t order = order_of(values[i]);
       const uint32_t digit = (order >> shift) & 255u;
       if (pass == 0) {
@@ -150,7 +157,7 @@ __device__ inline Kth kth_largest(const float* values, int n, int k, SelectShare
 __device__ inline void sort_ascending(unsigned long long* keys, int size) {
   for (int run = 2; run <= size; run *= 2) {
     for (int step = run / 2; step >= 1; step /= 2) {
-      for (int pair = threadIdx.x; pair < size / 2; pair += kSelectThreads) {
+      for (int pair = threadIdx.x; pair < size / 2; pair += cta_threads()) {
         const int low = 2 * pair - (pair & (step - 1));
         const unsigned long long a = keys[low], b = keys[low + step];
         if ((a > b) == ((low & run) == 0)) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backends/cuda/correction.hpp"
 #include "backends/cuda/decode_attention.hpp"
 #include "backends/cuda/decoder_impl.hpp"
 #include "backends/cuda/elementwise.hpp"
@@ -112,6 +113,8 @@ void Decoder::Impl::queue_layer(int32_t layer) {
 
 // Corrected heads, before attention (algorithm.md, section 4, step 3).
 void Decoder::Impl::queue_selection(const SelectParams& params) {
+  const bool gathers = !recall || rule.mechanism == Mechanism::kGather;
+  if (gathers && can_correct_pages(params)) return correct_pages(params, main);
   if (recall) recall->hold(params.layer, main);
   score_pages(params, main);
   choose_pages(params, main);

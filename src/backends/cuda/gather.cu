@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "backends/cuda/head_page.hpp"
+#include "backends/cuda/host_loads.cuh"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/recall.hpp"
 #include "device/cuda/runtime.hpp"
@@ -16,12 +17,6 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxRows = 8192;  // their prefix sum stands in shared memory
 
 // --- which moves a CTA has -----------------------------------------------------------------------
-
-// Where a move reads, and the unit that its first row is written to.
-struct Item {
-  const uint4* source;
-  uint4* target;
-};
 
 __device__ int32_t warp_prefix_sum(int32_t value) {
   const int lane = threadIdx.x % kWarp;
@@ -75,15 +70,14 @@ __device__ int row_of(const int32_t* ends, int rows, int32_t item) {
   return low;
 }
 
-__device__ Item locate(const GatherParams& params, const int32_t* ends, int32_t item) {
+__device__ HeadPageCopy locate(const GatherParams& params, const int32_t* ends, int32_t item) {
   const KvGeometry& kv = params.kv;
   const int row = row_of(ends, params.batch.n * kv.kv_heads, item);
   const int32_t nth = item - (row > 0 ? ends[row - 1] : 0);
   const Move move = params.moves[int64_t{row} * params.map.selected + nth];
   const int head = row % kv.kv_heads;
   const SequenceLayer& at = params.batch.layer(row / kv.kv_heads, params.layer);
-  return {unit_at(static_cast<const void*>(at.slow), kv.slow_head_page(move.page, head)),
-          unit_at(at.fast, kv.fast_key(params.map.sink + move.slot, 0, head))};
+  return head_page_copy(kv, params.map, at, head, move);
 }
 
 // How many of `total` items are this CTA's: blockIdx.x, blockIdx.x + gridDim.x, ...
@@ -156,7 +150,7 @@ __device__ void wait(uint64_t* barrier, uint32_t parity) {
 template <int kDim>
 class Ring {
  public:
-  __device__ Ring(const GatherParams& params, unsigned char* stages, uint64_t* full, Item* planned)
+  __device__ Ring(const GatherParams& params, unsigned char* stages, uint64_t* full, HeadPageCopy* planned)
       : params_(params),
         stages_(stages),
         full_(full),
@@ -228,7 +222,7 @@ class Ring {
   const GatherParams& params_;
   unsigned char* stages_;
   uint64_t* full_;
-  Item* planned_;
+  HeadPageCopy* planned_;
   int pieces_;  // of a head page
   int units_;   // of a piece: a multiple of 32 rows
 };
@@ -239,7 +233,7 @@ __global__ void __launch_bounds__(kWarp) gather_bulk(const __grid_constant__ Gat
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ uint64_t full[kStages];
-  __shared__ Item planned[kPlanned];
+  __shared__ HeadPageCopy planned[kPlanned];
   let_next_start();
   wait_for_previous();
   const int rows = params.batch.n * params.kv.kv_heads;
@@ -256,32 +250,6 @@ __global__ void __launch_bounds__(kWarp) gather_bulk(const __grid_constant__ Gat
 // --- 16-byte loads -------------------------------------------------------------------------------
 
 constexpr int kLoadThreads = 512;
-constexpr int kLoads = 8;                   // in flight per thread: the link is far away
-constexpr int kPartUnits = kLoads * kWarp;  // a warp's, at once
-
-// Host memory is read once, so that L1 need not keep it. Not ld.nc: other launches write there.
-__device__ uint4 load_once(const uint4* at) {
-  uint4 value;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(__cvta_generic_to_global(at)));
-  return value;
-}
-
-template <int kDim>
-__device__ void copy_part(const Item& item, int first, int units, int kv_heads) {
-  uint4 data[kLoads];
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int u = first + i * kWarp;
-    data[i] = u < units ? load_once(item.source + u) : uint4{};
-  }
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int u = first + i * kWarp;
-    if (u < units) item.target[fast_unit<kDim>(u, kv_heads)] = data[i];
-  }
-}
 
 template <int kDim>
 __global__ void __launch_bounds__(kLoadThreads)
@@ -294,11 +262,11 @@ __global__ void __launch_bounds__(kLoadThreads)
   if (threadIdx.x < kWarp) sum_counts(params.move_count, rows, ends);
   __syncthreads();
   const int units = 2 * params.kv.page * kRowUnits<kDim>;
-  const int parts = (units + kPartUnits - 1) / kPartUnits;
+  const int parts = parts_of_head_page(units);
   const int lane = threadIdx.x % kWarp;
   const int32_t count = items_here(ends[rows - 1]) * parts;
   for (int32_t at = threadIdx.x / kWarp; at < count; at += kLoadThreads / kWarp) {
-    const Item item = locate(params, ends, nth_item(at / parts));
+    const HeadPageCopy item = locate(params, ends, nth_item(at / parts));
     copy_part<kDim>(item, at % parts * kPartUnits + lane, units, params.kv.kv_heads);
   }
 }

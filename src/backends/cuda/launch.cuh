@@ -30,12 +30,12 @@ __device__ inline void let_next_start() {
 }
 #endif
 
-/// Launches `kernel`, early if possible, behind what is the last in `stream`. As much of an SM's
-/// memory as can be is shared memory, in all kernels alike: between those that want other shares an
-/// SM has to run empty.
+/// Launches `kernel`, early if possible, behind what is the last in `stream`, in clusters of
+/// `cluster` blocks (1: none). As much of an SM's memory as can be is shared memory, in all kernels
+/// alike: between those that want other shares an SM has to run empty.
 template <typename... Params, typename... Args>
-void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
-                  cudaStream_t stream, const Args&... args) {
+void launch_early_in_clusters(void (*kernel)(Params...), dim3 grid, dim3 block, unsigned cluster,
+                              size_t shared, cudaStream_t stream, const Args&... args) {
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
@@ -43,17 +43,28 @@ void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t share
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                   cudaSharedmemCarveoutMaxShared),
              "cudaFuncSetAttribute(carveout)");
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
+  if (major >= 9) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.attrs = attributes;
   check_cuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), "cudaLaunchKernelEx");
+}
+
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
+                  cudaStream_t stream, const Args&... args) {
+  launch_early_in_clusters(kernel, grid, block, 1, shared, stream, args...);
 }
 
 }  // namespace freekv::cuda

@@ -1,0 +1,21 @@
+// The correction of heads whose query moved (algorithm.md, section 4, step 3) in one kernel: what
+// score_pages(), choose_pages() and gather() do one after the other for the rows that wait for it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backends/cuda/selection.hpp"
+
+namespace freekv::cuda {
+
+/// Whether correct_pages() takes these: it needs clusters of CTAs (sm_90 and newer), and the scores
+/// of a row to fit in their shared memory.
+bool can_correct_pages(const SelectParams& params);
+
+/// Selects the same pages into the same slots as score_pages() and choose_pages(), and brings them
+/// from the slow tier as gather() does. Neither `scratch` nor `moves` are used. A cluster works on
+/// each row, so that its results pass through shared memory and no launch stands between the parts:
+/// attention waits for the whole of it.
+void correct_pages(const SelectParams& params, cudaStream_t stream);
+
+}  // namespace freekv::cuda
