@@ -70,6 +70,46 @@ __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
   return total;
 }
 
+/// compact() of those that wanted(i) holds for to put(rank, i), and of those among them that known(i)
+/// does not hold for to put_new(rank, i); fewer than 2^16 of each. Returns how many of both.
+struct Compacted {
+  int all;
+  int fresh;
+};
+template <typename Wanted, typename Known, typename Put, typename PutNew>
+__device__ Compacted compact_two(int n, SelectShared& shared, Wanted wanted, Known known, Put put,
+                                 PutNew put_new) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int run = (n + cta_threads() - 1) / cta_threads() * 32;
+  const int begin = min(warp * run, n), end = min(begin + run, n);
+  struct Masks {
+    unsigned all, fresh;
+  };
+  const auto taken = [&](int i) -> Masks {
+    const bool takes = i < end && wanted(i);
+    return {__ballot_sync(kAllLanes, takes), __ballot_sync(kAllLanes, takes && !known(i))};
+  };
+  int found = 0;  // both counts, in 16 bits each
+  for (int first = begin; first < end; first += 32) {
+    const auto [all, fresh] = taken(first + lane);
+    found += __popc(all) + (__popc(fresh) << 16);
+  }
+  if (lane == 0) shared.found[warp] = found;
+  __syncthreads();
+  const int of_lane = lane < cta_threads() / 32 ? shared.found[lane] : 0;
+  const int total = sum_of_warp(of_lane);
+  int rank = sum_of_warp(lane < warp ? of_lane : 0);
+  const unsigned below = (1u << lane) - 1;
+  for (int first = begin; found != 0 && first < end; first += 32) {
+    const auto [all, fresh] = taken(first + lane);
+    if ((all >> lane & 1u) != 0) put((rank & 0xffff) + __popc(all & below), first + lane);
+    if ((fresh >> lane & 1u) != 0) put_new((rank >> 16) + __popc(fresh & below), first + lane);
+    rank += __popc(all) + (__popc(fresh) << 16);
+  }
+  __syncthreads();
+  return {total & 0xffff, total >> 16};
+}
+
 /// Order of floats as an order of integers: NaN is 0, the smallest, and both zeros are equal.
 __device__ inline uint32_t order_of(float value) {
   if (value != value) return 0;
@@ -94,9 +134,12 @@ __device__ inline uint32_t bin_of(uint32_t digit) { return digit % 8 * 32 + digi
 __device__ inline void find_digit(const uint32_t* histogram, int remaining, SelectShared& shared) {
   const int lane = threadIdx.x % 32;
   const int top = 255 - 8 * lane;
-  int own = 0;
+  int bins[8], own = 0;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) own += static_cast<int>(histogram[bin_of(top - j)]);
+  for (int j = 0; j < 8; ++j) {
+    bins[j] = static_cast<int>(histogram[bin_of(top - j)]);
+    own += bins[j];
+  }
   int upto = own;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
@@ -105,15 +148,14 @@ __device__ inline void find_digit(const uint32_t* histogram, int remaining, Sele
   }
   int above = upto - own;
   if (above >= remaining || upto < remaining) return;
+#pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const int here = static_cast<int>(histogram[bin_of(top - j)]);
-    if (above + here >= remaining) {
+    if (above < remaining && above + bins[j] >= remaining) {
       shared.digit = static_cast<uint32_t>(top - j);
       shared.remaining = remaining - above;
-      shared.equals = here;
-      return;
+      shared.equals = bins[j];
     }
-    above += here;
+    above += bins[j];
   }
 }
 

@@ -15,9 +15,8 @@ constexpr int kMaxGroup = 16;
 /// (gemv.cu).
 constexpr int kThreads = 256;
 constexpr int kRegisters = 32;
-/// Pooled values of up to so many candidates stay in shared memory; more are read from scratch.
-constexpr int kSharedValues = 16384;
-/// With the static part below what every chip from sm_80 on gives a CTA (99 KiB).
+/// With the static part below what every chip from sm_80 on gives a CTA (99 KiB). Pooled values that
+/// do not fit are read from scratch.
 constexpr size_t kMaxShared = size_t{92} << 10;
 
 // The pooled scores of a row, to values and, for tests, to scratch.
@@ -57,7 +56,7 @@ __global__ void __maxnreg__(kRegisters)
   const RowLists lists =
       row_lists(reinterpret_cast<unsigned char*>(choose_memory), sizes, row.k, params.map.resident);
   clear_histogram(shared);
-  copy_tables(row, params.map.resident, lists);
+  read_tables(params, row, sizes, lists);
   wait_for_previous();
   if (params.mode[at] != params.which) {
     if (threadIdx.x == 0) params.move_count[at] = 0;
@@ -68,7 +67,7 @@ __global__ void __maxnreg__(kRegisters)
   float* values = row.n <= sizes.values ? reinterpret_cast<float*>(choose_memory)
                                         : SelectionScratch(params).row_pooled(at);
   if (row.n > row.k) pool_scores(params, row, values);
-  const Chosen chosen = choose_row(params, row, sizes, values, choose_memory, lists, shared,
+  const Chosen chosen = choose_row(params, row, sizes, values, lists, shared,
                                    params.moves + int64_t{at} * row.k);
   finish_row(params, row, chosen, lists);
   if (threadIdx.x == 0) params.move_count[at] = chosen.moves;
@@ -87,7 +86,7 @@ void choose_pages(const SelectParams& params, cudaStream_t stream) {
                  1 << 20);
   const int64_t rows = int64_t{params.batch.n} * params.kv.kv_heads;
   if (rows == 0) return;
-  const RowShared sizes = row_shared(params, kSharedValues);
+  const RowShared sizes = row_shared(params, kMaxShared);
   check_argument(sizes.bytes <= kMaxShared,
                  "{} bytes of shared memory for {} selected and {} resident pages, must be at most "
                  "{}",

@@ -41,10 +41,9 @@ struct Layout {
 
 Layout layout_of(const SelectParams& params) {
   const auto group = static_cast<size_t>(params.kv.group);
-  const auto most = static_cast<int32_t>(SelectionScratch::padded(params.max_candidates));
   Layout layout;
-  layout.row = row_shared(params, most);
-  layout.most_splits = most / kScoreSplit;
+  layout.row = row_shared(params, SIZE_MAX);
+  layout.most_splits = layout.row.values / kScoreSplit;
   layout.rounds = (layout.most_splits + kRound - 1) / kRound;
   const auto splits = static_cast<size_t>(layout.rounds * kTeams) * group;
   const auto place = [&](size_t bytes) {
@@ -100,11 +99,17 @@ class Correction {
     Held<D> held = sketches(team, 0, thread);  // on its way while q is prepared
     split_query<D>(params_.q + int64_t{row_.at} * group_ * D, group_, factors);
     __syncthreads();
-    for (int local = team; split_at(rank_, local) < splits_; local += kTeams) {
-      for (int round = 0; round < kScoreSplit; round += Tiling<D>::kRound) {
-        if (local != team || round > 0) held = sketches(local, round, thread);
-        score_held<T, D>(held, factors, group_, round, scores(local), thread);
+    for (int local = team, round = 0; split_at(rank_, local) < splits_;) {
+      int next_local = local, next_round = round + Tiling<D>::kRound;
+      if (next_round == kScoreSplit) {
+        next_local += kTeams;
+        next_round = 0;
       }
+      const Held<D> next = sketches(next_local, next_round, thread);  // behind the sums
+      score_held<T, D>(held, factors, group_, round, scores(local), thread);
+      held = next;
+      local = next_local;
+      round = next_round;
     }
     __syncthreads();
     if (!has_softmax(params_.pooling)) return;
@@ -156,7 +161,10 @@ class Correction {
   __device__ float* scores(int local) const {
     return at<float>(layout_.scores) + local * group_ * kScoreSplit;
   }
-  __device__ int pages_of(int split) const { return min(row_.n - split * kScoreSplit, kScoreSplit); }
+  // None of a split that does not exist.
+  __device__ int pages_of(int split) const {
+    return min(row_.n - split * kScoreSplit, kScoreSplit);
+  }
 
   __device__ Held<D> sketches(int local, int round, int thread) const {
     const int split = split_at(rank_, local);
@@ -214,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const RowLists lists = row_lists(memory, layout.row, row.k, params.map.resident);
   if (first) {
     clear_histogram(shared);
-    copy_tables(row, params.map.resident, lists);
+    read_tables(params, row, layout.row, lists);
   }
   wait_for_previous();
   if (params.mode[row.at] != params.which) return;  // the same in all CTAs of the cluster
@@ -228,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   cluster.sync();
   Chosen chosen;
   if (first) {
-    chosen = choose_row(params, row, layout.row, reinterpret_cast<float*>(memory), memory, lists,
+    chosen = choose_row(params, row, layout.row, reinterpret_cast<float*>(memory), lists,
                         shared, reinterpret_cast<Move*>(memory + layout.moves));
     if (threadIdx.x == 0) move_count = chosen.moves;
   }
