@@ -263,9 +263,9 @@ inline RowShared row_shared(const SelectParams& params, size_t limit) {
   const size_t lists =
       static_cast<size_t>(sizes.sort) * sizeof(unsigned long long) +
       (3 * size_t{resident} + 2 * k + static_cast<size_t>(sizes.words)) * sizeof(int32_t);
-  const size_t room = limit > lists ? (limit - lists) / sizeof(float) : 0;
+  const size_t room = limit > lists ? (limit - lists) / 16 * 4 : 0;
   sizes.values = static_cast<int>(std::min<int64_t>(padded, static_cast<int64_t>(room)));
-  sizes.before = (static_cast<size_t>(sizes.values) * sizeof(float) + 15) / 16 * 16;
+  sizes.before = static_cast<size_t>(sizes.values) * sizeof(float);  // a multiple of 16
   sizes.bytes = sizes.before + lists;
   return sizes;
 }
