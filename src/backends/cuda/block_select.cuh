@@ -1,5 +1,6 @@
 // What choosing pages is made of, each done by a whole CTA: filtering in order, the k-th largest of
-// floats, and sorting. All of it gives the same result whatever the timing and the number of threads.
+// floats, and sorting. All of it gives the same result whatever the timing and the number of
+// threads.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,7 +15,7 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 /// Shared memory of the functions below.
 struct SelectShared {
-  uint32_t histogram[4][256];   // see clear_histogram()
+  uint32_t histogram[4][256];      // see clear_histogram()
   int32_t found[kMaxSelectWarps];  // of compact()
   uint32_t digit;
   int32_t remaining;
@@ -70,8 +71,9 @@ __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
   return total;
 }
 
-/// compact() of those that wanted(i) holds for to put(rank, i), and of those among them that known(i)
-/// does not hold for to put_new(rank, i); fewer than 2^16 of each. Returns how many of both.
+/// compact() of those that wanted(i) holds for to put(rank, i), and of those among them that
+/// known(i) does not hold for to put_new(rank, i); fewer than 2^16 of each. Returns how many of
+/// both.
 struct Compacted {
   int all;
   int fresh;

@@ -15,8 +15,8 @@ constexpr int kMaxGroup = 16;
 /// (gemv.cu).
 constexpr int kThreads = 256;
 constexpr int kRegisters = 32;
-/// With the static part below what every chip from sm_80 on gives a CTA (99 KiB). Pooled values that
-/// do not fit are read from scratch.
+/// With the static part below what every chip from sm_80 on gives a CTA (99 KiB). Pooled values
+/// that do not fit are read from scratch.
 constexpr size_t kMaxShared = size_t{92} << 10;
 
 // The pooled scores of a row, to values and, for tests, to scratch.
@@ -67,8 +67,8 @@ __global__ void __maxnreg__(kRegisters)
   float* values = row.n <= sizes.values ? reinterpret_cast<float*>(choose_memory)
                                         : SelectionScratch(params).row_pooled(at);
   if (row.n > row.k) pool_scores(params, row, values);
-  const Chosen chosen = choose_row(params, row, sizes, values, lists, shared,
-                                   params.moves + int64_t{at} * row.k);
+  const Chosen chosen =
+      choose_row(params, row, sizes, values, lists, shared, params.moves + int64_t{at} * row.k);
   finish_row(params, row, chosen, lists);
   if (threadIdx.x == 0) params.move_count[at] = chosen.moves;
 }
@@ -95,8 +95,8 @@ void choose_pages(const SelectParams& params, cudaStream_t stream) {
   check_cuda(cudaFuncSetAttribute(choose_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(kMaxShared)),
              "cudaFuncSetAttribute(choose_pages)");
-  launch_early(choose_kernel, static_cast<unsigned>(rows), kThreads, sizes.bytes, stream,
-               params, sizes);
+  launch_early(choose_kernel, static_cast<unsigned>(rows), kThreads, sizes.bytes, stream, params,
+               sizes);
 }
 
 }  // namespace freekv::cuda

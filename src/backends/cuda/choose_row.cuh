@@ -47,8 +47,13 @@ struct Row {
 __device__ inline Row read_row(const SelectParams& params, int at) {
   const int b = at / params.kv.kv_heads, head = at % params.kv.kv_heads;
   const SequenceLayer& layer = params.batch.layer(b, params.layer);
-  Row row{at,    b,     head, row_candidates(params, b), params.map.selected,
-          layer, layer.budgeted ? layer.clock[head] : 0,
+  Row row{at,
+          b,
+          head,
+          row_candidates(params, b),
+          params.map.selected,
+          layer,
+          layer.budgeted ? layer.clock[head] : 0,
           0};
   if (params.forced_churn >= 0) {
     row.seed = mixed(static_cast<uint64_t>(params.batch.length(b)));
@@ -68,8 +73,13 @@ __device__ inline RowLists row_lists(unsigned char* memory, const RowShared& siz
   int32_t* missing = chosen + k;
   auto* present = reinterpret_cast<uint32_t*>(missing + k);
   auto* page_in_slot = reinterpret_cast<int32_t*>(present + sizes.words);
-  return {keys,         victims, chosen, missing, present,
-          page_in_slot, reinterpret_cast<uint32_t*>(page_in_slot + resident)};
+  return {keys,
+          victims,
+          chosen,
+          missing,
+          present,
+          page_in_slot,
+          reinterpret_cast<uint32_t*>(page_in_slot + resident)};
 }
 
 /// Before scores exist: copies the row's tables and marks its resident candidates. Only the row's
@@ -94,8 +104,8 @@ __device__ inline void read_tables(const SelectParams& params, const Row& row,
 // --- which pages ---------------------------------------------------------------------------------
 
 // What forced churn puts in the place of pooled scores.
-__device__ inline void draw_values(const SelectParams& params, const Row& row, const RowLists& lists,
-                            float* values) {
+__device__ inline void draw_values(const SelectParams& params, const Row& row,
+                                   const RowLists& lists, float* values) {
   const Churn churn{row.seed, params.forced_churn};
   for (int i = threadIdx.x; i < row.n; i += cta_threads()) values[i] = churn.fresh(i);
   __syncthreads();
@@ -230,7 +240,8 @@ __device__ inline Chosen choose_row(const SelectParams& params, const Row& row,
   return {taken.all, taken.fresh};
 }
 
-__device__ inline void count_selection(const SelectParams& params, const Row& row, int count, int moves) {
+__device__ inline void count_selection(const SelectParams& params, const Row& row, int count,
+                                       int moves) {
   if (params.counters == nullptr) return;
   RowCounters& counters =
       params.counters[int64_t{params.batch.sequence[row.b]} * params.kv.kv_heads + row.head];

@@ -17,18 +17,18 @@ namespace freekv::cuda {
 namespace {
 
 constexpr int kMaxGroup = 16;
-constexpr unsigned kCluster = 8;  // what every GPU that has clusters allows
-constexpr int kTeams = 2;         // of threads, each of which scores a split
+constexpr unsigned kCluster = 8;  // CTAs: what every GPU that has clusters allows
+constexpr unsigned kLargeCluster = 16;
+constexpr int kTeams = 2;  // of threads, each of which scores a split
 constexpr int kThreads = kTeams * kScoreThreads;
 constexpr int kWarps = kThreads / 32;
-/// Splits that a cluster scores at once.
-constexpr int kRound = static_cast<int>(kCluster) * kTeams;
 /// Beside a CTA of attention that starts early (96 KiB).
 constexpr size_t kMaxShared = size_t{128} << 10;
 
 /// Shared memory of a CTA, in bytes: what the first uses, then what all do. All multiples of 16.
 struct Layout {
   RowShared row;
+  unsigned cluster = 0;      // CTAs of a row
   int most_splits = 0;       // of a row
   int rounds = 0;            // a CTA scores kTeams splits in each
   size_t moves = 0;          // [k]
@@ -39,12 +39,14 @@ struct Layout {
   size_t bytes = 0;
 };
 
-Layout layout_of(const SelectParams& params) {
+Layout layout_of(const SelectParams& params, unsigned cluster) {
   const auto group = static_cast<size_t>(params.kv.group);
   Layout layout;
   layout.row = row_shared(params, SIZE_MAX);
   layout.most_splits = layout.row.values / kScoreSplit;
-  layout.rounds = (layout.most_splits + kRound - 1) / kRound;
+  layout.cluster = cluster;
+  const int at_once = static_cast<int>(cluster) * kTeams;
+  layout.rounds = (layout.most_splits + at_once - 1) / at_once;
   const auto splits = static_cast<size_t>(layout.rounds * kTeams) * group;
   const auto place = [&](size_t bytes) {
     const size_t at = layout.bytes;
@@ -63,19 +65,6 @@ Layout layout_of(const SelectParams& params) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 namespace cg = cooperative_groups;
 
-/// Split s of a row is scored in round s / kRound by a CTA and team of its cluster.
-struct SplitPlace {
-  unsigned cta;
-  int local;  // counted in the CTA: round * kTeams + team
-};
-__device__ SplitPlace place_of(int split) {
-  const int within = split % kRound;
-  return {static_cast<unsigned>(within / kTeams), split / kRound * kTeams + within % kTeams};
-}
-__device__ int split_at(unsigned cta, int local) {
-  return local / kTeams * kRound + static_cast<int>(cta) * kTeams + local % kTeams;
-}
-
 template <typename T, int D>
 class Correction {
  public:
@@ -86,7 +75,8 @@ class Correction {
         memory_(memory),
         row_(row),
         cluster_(cg::this_cluster()),
-        rank_(cluster_.block_rank()),
+        rank_(static_cast<int>(cluster_.block_rank())),
+        ctas_(static_cast<int>(layout.cluster)),
         group_(params.kv.group),
         splits_((row.n + kScoreSplit - 1) / kScoreSplit),
         factor_(params.scale * kLog2E) {}
@@ -99,7 +89,7 @@ class Correction {
     Held<D> held = sketches(team, 0, thread);  // on its way while q is prepared
     split_query<D>(params_.q + int64_t{row_.at} * group_ * D, group_, factors);
     __syncthreads();
-    for (int local = team, round = 0; split_at(rank_, local) < splits_;) {
+    for (int local = team, round = 0; split_at(local) < splits_;) {
       int next_local = local, next_round = round + Tiling<D>::kRound;
       if (next_round == kScoreSplit) {
         next_local += kTeams;
@@ -115,10 +105,10 @@ class Correction {
     if (!has_softmax(params_.pooling)) return;
     for (int i = static_cast<int>(threadIdx.x) / 32; i < layout_.rounds * kTeams * group_;
          i += kWarps) {
-      const int local = i / group_, split = split_at(rank_, local);
+      const int local = i / group_, split = split_at(local);
       if (split >= splits_) break;
-      const SplitSoftmax softmax = split_softmax(scores(local) + i % group_ * kScoreSplit,
-                                                 pages_of(split), params_.scale);
+      const SplitSoftmax softmax =
+          split_softmax(scores(local) + i % group_ * kScoreSplit, pages_of(split), params_.scale);
       if (threadIdx.x % 32 == 0) at<SplitSoftmax>(layout_.own_softmaxes)[i] = softmax;
     }
   }
@@ -131,7 +121,7 @@ class Correction {
       for (int i = 4 * static_cast<int>(threadIdx.x); i < layout_.rounds * kTeams * kScoreSplit;
            i += 4 * kThreads) {
         const int local = i / kScoreSplit, within = i % kScoreSplit;
-        const int candidate = split_at(rank_, local) * kScoreSplit + within;
+        const int candidate = split_at(local) * kScoreSplit + within;
         if (candidate >= row_.n) continue;
         *reinterpret_cast<float4*>(values + candidate) = pool_four<decltype(rule)::value>(
             scores(local) + within, kScoreSplit, group_, softmax, factor_);
@@ -145,8 +135,8 @@ class Correction {
     const int parts = parts_of_head_page(units), lane = static_cast<int>(threadIdx.x) % 32;
     const Move* moves = cluster_.map_shared_rank(at<Move>(layout_.moves), 0);
     // Neighbours in different CTAs, whose loads do not queue behind one another.
-    for (int i = static_cast<int>(threadIdx.x / 32 * kCluster + rank_); i < count * parts;
-         i += kWarps * static_cast<int>(kCluster)) {
+    for (int i = static_cast<int>(threadIdx.x) / 32 * ctas_ + rank_; i < count * parts;
+         i += kWarps * ctas_) {
       const Move move = moves[i / parts];
       copy_part<D>(head_page_copy(params_.kv, params_.map, row_.layer, row_.head, move),
                    i % parts * kPartUnits + lane, units, params_.kv.kv_heads);
@@ -158,6 +148,17 @@ class Correction {
   __device__ V* at(size_t offset) const {
     return reinterpret_cast<V*>(memory_ + offset);
   }
+  // Split s is scored in round s / (ctas * kTeams); `local` counts this CTA's: round * kTeams +
+  // team.
+  __device__ int split_at(int local) const {
+    return (local / kTeams * ctas_ + rank_) * kTeams + local % kTeams;
+  }
+  __device__ const SplitSoftmax* softmaxes_of(int split) const {
+    const int within = split % (ctas_ * kTeams);
+    const int local = split / (ctas_ * kTeams) * kTeams + within % kTeams;
+    const auto cta = static_cast<unsigned>(within / kTeams);
+    return cluster_.map_shared_rank(at<SplitSoftmax>(layout_.own_softmaxes), cta) + local * group_;
+  }
   __device__ float* scores(int local) const {
     return at<float>(layout_.scores) + local * group_ * kScoreSplit;
   }
@@ -167,9 +168,9 @@ class Correction {
   }
 
   __device__ Held<D> sketches(int local, int round, int thread) const {
-    const int split = split_at(rank_, local);
-    const int64_t page = int64_t{row_.head} * row_.layer.max_pages + params_.map.sink +
-                         int64_t{split} * kScoreSplit;
+    const int split = split_at(local);
+    const int64_t page =
+        int64_t{row_.head} * row_.layer.max_pages + params_.map.sink + int64_t{split} * kScoreSplit;
     return load_sketches<D>(
         static_cast<const uint4*>(row_.layer.sketch) + page * Tiling<D>::kChunks, round,
         pages_of(split), thread);
@@ -179,11 +180,7 @@ class Correction {
   __device__ void join(HeadSoftmax* softmax) const {
     auto* all = at<SplitSoftmax>(layout_.softmaxes);
     for (int i = static_cast<int>(threadIdx.x); i < splits_ * group_; i += kThreads) {
-      const SplitPlace place = place_of(i / group_);
-      const int g = i % group_;
-      all[g * layout_.most_splits + i / group_] =
-          cluster_.map_shared_rank(at<SplitSoftmax>(layout_.own_softmaxes),
-                                   place.cta)[place.local * group_ + g];
+      all[i % group_ * layout_.most_splits + i / group_] = softmaxes_of(i / group_)[i % group_];
     }
     __syncthreads();
     for (int g = static_cast<int>(threadIdx.x) / 32; g < group_; g += kWarps) {
@@ -198,7 +195,8 @@ class Correction {
   unsigned char* memory_;
   const Row& row_;
   cg::cluster_group cluster_;
-  unsigned rank_;
+  int rank_;
+  int ctas_;
   int group_;
   int splits_;  // of the row
   float factor_;
@@ -218,7 +216,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* memory = reinterpret_cast<unsigned char*>(correct_memory);
   const cg::cluster_group cluster = cg::this_cluster();
   const bool first = cluster.block_rank() == 0;
-  const Row row = read_row(params, static_cast<int>(blockIdx.x / kCluster));
+  const Row row = read_row(params, static_cast<int>(blockIdx.x / layout.cluster));
   const RowLists lists = row_lists(memory, layout.row, row.k, params.map.resident);
   if (first) {
     clear_histogram(shared);
@@ -236,8 +234,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   cluster.sync();
   Chosen chosen;
   if (first) {
-    chosen = choose_row(params, row, layout.row, reinterpret_cast<float*>(memory), lists,
-                        shared, reinterpret_cast<Move*>(memory + layout.moves));
+    chosen = choose_row(params, row, layout.row, reinterpret_cast<float*>(memory), lists, shared,
+                        reinterpret_cast<Move*>(memory + layout.moves));
     if (threadIdx.x == 0) move_count = chosen.moves;
   }
   cluster.sync();
@@ -247,6 +245,28 @@ __global__ void __launch_bounds__(kThreads, 1)
 #else
   __trap();  // can_correct_pages() is false here
 #endif
+}
+
+// More than eight CTAs in a cluster are up to the GPU.
+template <typename Kernel>
+bool allows_large_clusters(Kernel* kernel) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+             "correct_pages: cluster size");
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {kLargeCluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = kLargeCluster;
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = kMaxShared;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+    cudaGetLastError();  // what it says is no, not that something failed
+    return false;
+  }
+  return clusters > 0;
 }
 
 template <typename Launch>
@@ -263,7 +283,7 @@ void with_kernel(const KvGeometry& kv, Launch&& launch) {
 }  // namespace
 
 bool can_correct_pages(const SelectParams& params) {
-  if (layout_of(params).bytes > kMaxShared) return false;
+  if (layout_of(params, kCluster).bytes > kMaxShared) return false;
   bool can = false;
   with_kernel(params.kv, [&](auto* kernel) {
     cudaFuncAttributes attributes{};
@@ -282,15 +302,19 @@ void correct_pages(const SelectParams& params, cudaStream_t stream) {
                  params.map.selected, params.map.resident);
   const int64_t rows = int64_t{params.batch.n} * params.kv.kv_heads;
   if (rows == 0) return;
-  const Layout layout = layout_of(params);
+  Layout layout = layout_of(params, kCluster);
   check_argument(layout.bytes <= kMaxShared, "{} bytes of shared memory, must be at most {}",
                  layout.bytes, kMaxShared);
   with_kernel(params.kv, [&](auto* kernel) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kMaxShared)),
                "correct_pages: shared memory");
-    launch_early_in_clusters(kernel, static_cast<unsigned>(rows) * kCluster, kThreads, kCluster,
-                             layout.bytes, stream, params, layout);
+    const bool several_rounds = layout.rounds > 1;
+    if (several_rounds && allows_large_clusters(kernel)) {
+      layout = layout_of(params, kLargeCluster);
+    }
+    launch_early_in_clusters(kernel, static_cast<unsigned>(rows) * layout.cluster, kThreads,
+                             layout.cluster, layout.bytes, stream, params, layout);
   });
 }
 

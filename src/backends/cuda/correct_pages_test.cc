@@ -133,7 +133,8 @@ class Tables {
       EXPECT_EQ(to_host<uint32_t>(a.clock), to_host<uint32_t>(b.clock));
       EXPECT_TRUE(to_host<uint16_t>(a.fast) == to_host<uint16_t>(b.fast)) << "fast tiers differ";
     }
-    const auto mine = to_host<RowCounters>(counters_), theirs = to_host<RowCounters>(other.counters_);
+    const auto mine = to_host<RowCounters>(counters_),
+               theirs = to_host<RowCounters>(other.counters_);
     for (size_t row = 0; row < mine.size(); ++row) {
       EXPECT_EQ(mine[row].selections, theirs[row].selections);
       EXPECT_EQ(mine[row].pages_selected, theirs[row].pages_selected);
@@ -152,11 +153,12 @@ class Tables {
   };
 
   SequenceLayer make(Sequence& s, bool budgeted, uint32_t seed) {
-    const auto heads = static_cast<size_t>(case_.kv.kv_heads), pages = static_cast<size_t>(max_pages_);
+    const auto heads = static_cast<size_t>(case_.kv.kv_heads),
+               pages = static_cast<size_t>(max_pages_);
     const size_t slots = heads * static_cast<size_t>(case_.resident);
     s.budgeted = budgeted;
-    s.sketch = to_device(random_values(heads * pages * 2 * static_cast<size_t>(case_.kv.head_dim),
-                                       20 + seed));
+    s.sketch = to_device(
+        random_values(heads * pages * 2 * static_cast<size_t>(case_.kv.head_dim), 20 + seed));
     s.selected = to_device(std::vector<int32_t>(heads * static_cast<size_t>(case_.k), -1));
     s.selected_count = to_device(std::vector<int32_t>(heads, -1));
     SequenceLayer layer;
@@ -246,8 +248,8 @@ TEST(CorrectPages, NumbersOfCandidates) {
 
 TEST(CorrectPages, Poolings) {
   if (!clusters()) GTEST_SKIP() << "no clusters";
-  for (const Pooling pooling : {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax, Pooling::kMeanScore,
-                                Pooling::kMaxScore}) {
+  for (const Pooling pooling :
+       {Pooling::kMeanSoftmax, Pooling::kMaxSoftmax, Pooling::kMeanScore, Pooling::kMaxScore}) {
     check({{3, 4, 128, 16, KvType::kBF16}, 48, 64, {1000, 300, 90}, pooling});
   }
 }

@@ -150,7 +150,8 @@ __device__ void wait(uint64_t* barrier, uint32_t parity) {
 template <int kDim>
 class Ring {
  public:
-  __device__ Ring(const GatherParams& params, unsigned char* stages, uint64_t* full, HeadPageCopy* planned)
+  __device__ Ring(const GatherParams& params, unsigned char* stages, uint64_t* full,
+                  HeadPageCopy* planned)
       : params_(params),
         stages_(stages),
         full_(full),

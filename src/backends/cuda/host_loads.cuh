@@ -6,7 +6,7 @@
 
 namespace freekv::cuda {
 
-inline constexpr int kLoads = 8;  // in flight per thread: the link is far away
+inline constexpr int kLoads = 8;                // in flight per thread: the link is far away
 inline constexpr int kPartUnits = 32 * kLoads;  // a warp's, at once
 
 /// Where a move reads, and the unit that its first row is written to.

@@ -1,4 +1,4 @@
-// Scores of box sketches: queries against hi and lo of pages (Quest, section 3.2). Device code only.
+// Scores of box sketches: queries against hi and lo of pages (Quest, section 3.2). Device code.
 #pragma once
 
 #include <cmath>

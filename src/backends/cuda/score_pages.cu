@@ -47,9 +47,9 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const uint4* sketches = static_cast<const uint4*>(layer.sketch) + page * Tile::kChunks;
 
   extern __shared__ float4 score_memory[];
-  auto* factors = reinterpret_cast<float*>(score_memory);  // [G][2 * D]
-  float* scores = factors + group * 2 * D;                 // [G][kScoreSplit]
-  Held<D> held = load_sketches<D>(sketches, 0, pages, thread);     // on its way while q is prepared
+  auto* factors = reinterpret_cast<float*>(score_memory);       // [G][2 * D]
+  float* scores = factors + group * 2 * D;                      // [G][kScoreSplit]
+  Held<D> held = load_sketches<D>(sketches, 0, pages, thread);  // on its way while q is prepared
   split_query<D>(params.q + int64_t{row} * group * D, group, factors);
   __syncthreads();
   for (int round = 0; round < kScoreSplit; round += Tile::kRound) {
