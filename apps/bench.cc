@@ -1,4 +1,5 @@
-// freekv bench: prefill and decode speed over policies, contexts and batches.
+// freekv bench: prefill and decode speed over policies, contexts and batches, of a model or (in
+// synthetic/) of a known model's shape.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "progress.hpp"
 #include "read_file.hpp"
 #include "report.hpp"
+#include "synthetic/bench.hpp"
 #include "table.hpp"
 
 namespace freekv::app {
@@ -30,6 +32,7 @@ struct BenchOptions {
   int64_t prefill_tokens = 2048;
   int64_t steps = 64;
   int64_t warmup = 8;
+  SyntheticOptions synthetic;
 };
 
 struct Row {
@@ -185,8 +188,29 @@ void check(const BenchOptions& options) {
   }
 }
 
-void bench(const BenchOptions& options) {
+void bench_shape(const CLI::App& command, const BenchOptions& options) {
+  const EngineOptions& engine = options.engine.options;
+  SyntheticOptions shape = options.synthetic;
+  shape.policies = options.policies;
+  shape.contexts = options.contexts;
+  shape.batches = options.batches;
+  shape.budget = engine.budget;
+  shape.sink = engine.sink;
+  shape.window = engine.window;
+  shape.page = engine.page;
+  shape.kv_type = engine.kv_type;
+  shape.threads = engine.threads;
+  shape.chunk = engine.chunk;
+  shape.steps = options.steps;
+  shape.warmup = options.warmup;
+  shape.json = options.json;
+  shape.finish(command);
+  bench_synthetic(shape);
+}
+
+void bench(const CLI::App& command, const BenchOptions& options) {
   check(options);
+  if (options.synthetic.asked(command)) return bench_shape(command, options);
   EngineOptions base = options.engine.finish();
   base.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
   const auto engine_for = [&](const std::string& policy, const Engine* like) {
@@ -252,7 +276,8 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--policies", options->policies,
-                   "policies, separated by spaces: NAME or NAME:key=value,...")
+                   "policies, separated by spaces: NAME or NAME:key=value,...; with --shape also "
+                   "blocking, freekv that waits for every selection")
       ->capture_default_str();
   command->add_option("--contexts", options->contexts, "context lengths in tokens")
       ->delimiter(',')
@@ -271,7 +296,8 @@ void add_bench(CLI::App& app) {
   command->add_option("--warmup", options->warmup, "decode steps before these")
       ->capture_default_str();
   command->add_option("--json", options->json, "also write the rows to this file");
-  command->callback([options] { bench(*options); });
+  options->synthetic.add_to(*command);
+  command->callback([options, command] { bench(*command, *options); });
 }
 
 }  // namespace freekv::app

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Draws what cuda_decode --json wrote: time per token against the context for each policy, and the
-# bars of --ablation. Which is which the files say themselves.
+# Draws what freekv bench --shape ... --json wrote: time per token against the context for each
+# policy, and the bars of --ablation. Which is which the files say themselves.
 # benchmarks/plot_cuda.sh [FILE.json ...]  (default: benchmarks/results/cuda_*.json)
 # Writes docs/images/cuda_decode_SHAPE.svg and docs/images/cuda_ablation.svg. Needs gnuplot-nox and
 # python3.
@@ -114,8 +114,8 @@ for name in files:
                 machines[row["shape"]] = result["machine"]["gpu"]
     elif kind == "ablation" and result["rows"]:
         draw_ablation(result["rows"], result["machine"]["gpu"])
-    elif kind != "gather":
-        print(f"plot_cuda.sh: {name} is not from cuda_decode, left out", file=sys.stderr)
+    elif kind not in ("gather", "prefill"):  # tables, not pictures
+        print(f"plot_cuda.sh: {name} is not from freekv bench --shape, left out", file=sys.stderr)
 for shape, rows in decode.items():
     draw_decode(shape, rows, machines[shape])
 PYTHON

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the program, its CUDA backend, the CUDA tests and benchmarks (no GPU needed) and puts them,
-# stripped, with the libraries that a bare machine lacks, into build/cuda-bundle.
-# tools/cuda_check.sh runs them from there.
+# Builds the program, its CUDA backend and the CUDA tests (no GPU needed) and puts them, stripped,
+# with the libraries that a bare machine lacks, into build/cuda-bundle. tools/cuda_check.sh runs them
+# from there.
 # GPUs to build for: tools/cuda_bundle.sh [ARCHITECTURES], for example 90 or "80;90" (default: 90).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=build/cuda-bundle
-programs=(freekv cuda_tests cuda_engine_tests cuda_decode cuda_prefill)
+programs=(freekv cuda_tests cuda_engine_tests)
 library=libfreekv_cuda.so  # what freekv --backend cuda loads, from beside itself
 tools/setup.sh cuda
 cmake --preset cuda -DFREEKV_CUDA_ARCHITECTURES="${1:-90}" >/dev/null

@@ -22,21 +22,23 @@ status=0
 "$bundle/cuda_engine_tests" --gtest_brief=1 || status=1
 "$bundle/freekv" bench --backend cuda --kv-type bf16 --policies full quest freekv \
   --contexts 4096,16384,65536 --json "$out/cuda_bench_demo.json" || status=1
-"$bundle/cuda_decode" --shape llama-3.1-8b --policies full,freekv --contexts 4096,32768,131072 \
-  --batches 1,4 --split --json "$out/cuda_decode_8b.json" || status=1
+# bench_shape NAME OPTIONS: with weights and KV made up on the GPU; NAME is that of the JSON.
+bench_shape() {
+  local name="$1"
+  shift
+  "$bundle/freekv" bench --backend cuda "$@" --json "$out/$name.json" || status=1
+}
+bench_shape cuda_decode_8b --shape llama-3.1-8b --policies full freekv \
+  --contexts 4096,32768,131072 --batches 1,4 --split
 # A full refresh of the selected set every step against none: at most 1.2 times the time.
 for churn in 0 1; do
-  "$bundle/cuda_decode" --shape llama-3.1-8b --policies freekv --contexts 32768 --drift 0 \
-    --churn "$churn" --json "$out/cuda_decode_8b_churn$churn.json" || status=1
+  bench_shape "cuda_decode_8b_churn$churn" --shape llama-3.1-8b --policies freekv \
+    --contexts 32768 --drift 0 --churn "$churn"
 done
-"$bundle/cuda_decode" --gather-table --json "$out/cuda_gather.json" || status=1
-"$bundle/cuda_decode" --ablation --json "$out/cuda_ablation.json" || status=1
-"$bundle/cuda_decode" --shape llama-3.1-8b --policies freekv --contexts 524288 \
-  --json "$out/cuda_decode_8b_512k.json" || status=1
-"$bundle/cuda_decode" --shape llama-3.2-1b --policies full,freekv --contexts 131072,1048576 \
-  --json "$out/cuda_decode_1b.json" || status=1
-"$bundle/cuda_prefill" --shape llama-3.1-8b --policy freekv --tokens 8192,131072 \
-  --json "$out/cuda_prefill_8b.json" || status=1
-"$bundle/cuda_prefill" --shape llama-3.2-1b --policy freekv --tokens 8192,131072 \
-  --json "$out/cuda_prefill_1b.json" || status=1
+bench_shape cuda_gather --gather-table
+bench_shape cuda_ablation --shape llama-3.1-8b --ablation
+bench_shape cuda_decode_8b_512k --shape llama-3.1-8b --policies freekv --contexts 524288
+bench_shape cuda_decode_1b --shape llama-3.2-1b --policies full freekv --contexts 131072,1048576
+bench_shape cuda_prefill_8b --shape llama-3.1-8b --prefill 8192,131072
+bench_shape cuda_prefill_1b --shape llama-3.2-1b --prefill 8192,131072
 exit $status

@@ -6,13 +6,14 @@
 #include <memory>
 #include <string>
 
+#include "backends/device_bench.hpp"
 #include "backends/device_model.hpp"
 
 namespace freekv {
 
-/// Grows with every change of device_model.hpp or of what stands here: program and library speak
-/// C++ with each other and must come from the same headers.
-inline constexpr int kDeviceInterface = 1;
+/// Grows with every change of device_model.hpp, device_bench.hpp or of what stands here: program
+/// and library speak C++ with each other and must come from the same headers.
+inline constexpr int kDeviceInterface = 2;
 
 struct DeviceInfo {
   std::string name;
@@ -28,6 +29,8 @@ struct DeviceLibrary {
   /// Throws Error(kDevice) in one line when there is no driver, an old one, or no device.
   DeviceInfo (*describe)() = nullptr;
   std::unique_ptr<DeviceModel> (*open)(const DeviceModelSpec& spec) = nullptr;
+  /// Throws as describe().
+  std::unique_ptr<DeviceBench> (*bench)() = nullptr;
 };
 using OpenDeviceLibrary = const DeviceLibrary* (*)();
 

@@ -14,7 +14,8 @@ enum class Mechanism : uint8_t {
   kGather,    // a kernel reads pinned memory by lists on the device; no host in the loop
   kStreamed,  // FreeKV, section 4.3: the host reads the lists and issues copies to staging buffers
               // in turn, the conversion of one beside the transfer of the next
-  kPerPage,   // as kStreamed, but a page at a time: copied, converted, then the next
+  kPerPage,   // the host reads the lists and issues one 2D copy per page of a head, straight into
+              // its slot, one after the other
 };
 
 /// How the slow tier is laid out.

@@ -99,6 +99,32 @@ def bad_options() -> None:
     refused("negative n", "-5", *ask, "-n", "-5")
 
 
+def bad_shapes() -> None:
+    """freekv bench --shape: what does not go together is said with both values."""
+    gpu = ("bench", "--backend", "cuda")
+    ask = (*gpu, "--shape", "tiny")
+    refused("unknown shape", r'--shape is "llama-9".*llama-3\.1-8b.*qwen3-8b', *gpu, "--shape", "llama-9")
+    refused("shape on the host", "--backend is cpu, --shape runs on cuda", "bench", "--shape", "tiny")
+    refused("shape and model", r"--model is x\.gguf and --shape is tiny", *ask, "-m", "x.gguf")
+    refused("drift of a model", r"--drift is 0\.5, which needs --shape, one of llama", *gpu,
+            "--drift", 0.5)
+    refused("two modes", "--split is true.*--prefill 1024", *ask, "--prefill", 1024, "--split")
+    refused("shape of a gather", "--shape is tiny.*--gather-table", *ask, "--gather-table")
+    refused("ablation of one mechanism", "--mechanism is streamed.*--ablation", *ask, "--ablation",
+            "--mechanism", "streamed")
+    refused("layout", "--host-layout is token-major and --mechanism is gather", *ask,
+            "--host-layout", "token-major")
+    refused("mechanism", '--mechanism is "magic".*gather, streamed, per-page', *ask, "--mechanism",
+            "magic")
+    refused("churn", "--churn is 3, must be at most 1", *ask, "--churn", 3)
+    refused("option of a model", r"--tau is 0\.5.*--shape tiny", *ask, "--tau", 0.5)
+    refused("policy of a shape", "policy oracle does not run.*blocking, freekv, full", *ask,
+            "--policies", "oracle")
+    refused("budget of a shape", r"budget is 100.*288", *ask, "--budget", 100)
+    for mode in ((*gpu, "--gather-table"), ask, (*ask, "--ablation"), (*ask, "--prefill", 64)):
+        refused("shape without a GPU", "libfreekv_cuda.so is not found in /|NVIDIA driver", *mode)
+
+
 def good_input() -> None:
     done = run("run", "-m", MODEL, "-p", "The house stood", "-n", 8, "--stats", "json")
     check("run", done.returncode == 0 and len(done.stdout) > 1, done)
@@ -158,6 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bad_files(pathlib.Path(folder))
     bad_options()
+    bad_shapes()
     good_input()
     interrupted()
     print(f"{checks - failures} passed, {failures} failed")

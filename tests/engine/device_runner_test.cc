@@ -81,7 +81,8 @@ const DeviceLibrary& fake_library() {
           },
       .open = [](const DeviceModelSpec& spec) -> std::unique_ptr<DeviceModel> {
         return std::make_unique<FakeDevice>(spec);
-      }};
+      },
+      .bench = nullptr};
   return library;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/page_map.hpp"
 #include "core/check.hpp"
 
 namespace freekv::cuda {
@@ -49,15 +50,6 @@ DecoderShape shape_of(const DeviceModelSpec& spec) {
                  .type = spec.kv.dtype == DType::kF16 ? KvType::kF16 : KvType::kBF16}};
 }
 
-PageMap map_of(const DevicePages& pages) {
-  return {.page = pages.page,
-          .budget = pages.budget,
-          .sink = pages.sink,
-          .window = pages.window,
-          .selected = pages.selected,
-          .resident = pages.resident};
-}
-
 std::shared_ptr<UploadedWeights> weights_of(const DeviceModelSpec& spec) {
   if (!spec.uploaded) return std::make_shared<UploadedWeights>(spec);
   auto shared = std::dynamic_pointer_cast<UploadedWeights>(spec.uploaded);
@@ -101,7 +93,7 @@ CudaModel::CudaModel(const DeviceModelSpec& spec) : spec_(sizes_of(spec)) {
   info_ = describe_device();
   weights_ = weights_of(spec);
   decoder_ = std::make_unique<Decoder>(
-      shape_of(spec), weights_->weights(), spec.rule, map_of(spec.pages),
+      shape_of(spec), weights_->weights(), spec.rule, page_map(spec.pages),
       DecoderLimits{spec.max_batch + kSpareSequences, spec.context, spec.threads});
   prefill_ = std::make_unique<Prefill>(shape_of(spec), weights_->weights(),
                                        PrefillLimits{.tokens = spec.context});

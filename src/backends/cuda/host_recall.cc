@@ -35,8 +35,7 @@ HostRecall::HostRecall(const Config& config) : config_(config) {
   now_.counts = reinterpret_cast<int32_t*>(ahead_.moves + moves);
   ahead_.counts = now_.counts + rows;
   const auto page_bytes = static_cast<size_t>(config.kv.head_page()) * kValueBytes;
-  const size_t bytes =
-      config.token_major ? 0 : static_cast<size_t>(config.buffer_pages) * page_bytes;
+  const size_t bytes = config.staged ? kStreamedPages * page_bytes : 0;
   for (int32_t i = 0; i < config.buffers; ++i) {
     lanes_.push_back(std::make_unique<Lane>(bytes, config.layers));
   }
@@ -104,22 +103,22 @@ void HostRecall::copy_all(const SelectParams& params, const Lists& lists) {
     const int32_t count = lists.counts[row];
     check_internal(count >= 0 && count <= k, "{} moves of row {}, must be 0 to {}", count, row, k);
     const Move* moves = lists.moves + int64_t{row} * k;
-    for (int32_t first = 0; first < count; first += config_.buffer_pages) {
+    const int32_t together = config_.staged ? kStreamedPages : 1;
+    for (int32_t first = 0; first < count; first += together) {
       const Lane& lane = *lanes_[turn_++ % lanes_.size()];
-      if (config_.token_major) {
-        copy_rows(lane, batch_[static_cast<size_t>(row / heads)][params.layer], row % heads,
-                  moves[first]);
+      if (config_.staged) {
+        copy_staged(lane, params, row, moves, first, std::min(together, count - first));
       } else {
-        copy_head_pages(lane, params, row, moves, first,
-                        std::min(config_.buffer_pages, count - first));
+        copy_direct(lane, batch_[static_cast<size_t>(row / heads)][params.layer], row % heads,
+                    moves[first]);
       }
     }
   }
 }
 
 // One copy per head page: those of a selection lie scattered, whatever the layout.
-void HostRecall::copy_head_pages(const Lane& lane, const SelectParams& params, int row,
-                                 const Move* moves, int32_t first, int32_t count) {
+void HostRecall::copy_staged(const Lane& lane, const SelectParams& params, int row,
+                             const Move* moves, int32_t first, int32_t count) {
   const KvGeometry& kv = params.kv;
   const int b = row / kv.kv_heads, head = row % kv.kv_heads;
   const SequenceLayer& layer = batch_[static_cast<size_t>(b)][params.layer];
@@ -140,21 +139,21 @@ void HostRecall::copy_head_pages(const Lane& lane, const SelectParams& params, i
                 lane.stream);
 }
 
-// Two copies per head page, K's rows and V's.
-void HostRecall::copy_rows(const Lane& lane, const SequenceLayer& layer, int head,
-                           const Move& move) {
+// One copy per head page: in a slot V's rows follow K's at the stride between tokens
+// (head_page.hpp), and so they do in either layout of the slow tier.
+void HostRecall::copy_direct(const Lane& lane, const SequenceLayer& layer, int head,
+                             const Move& move) {
   const KvGeometry& kv = config_.kv;
-  const auto pitch = static_cast<size_t>(kv.fast_token_stride()) * kValueBytes;
   const auto row_bytes = static_cast<size_t>(kv.head_dim) * kValueBytes;
-  const int32_t slot = config_.map.sink + move.slot;
-  const auto copy = [&](int64_t to, int64_t from) {
-    check_cuda(
-        cudaMemcpy2DAsync(value_at(layer.fast, to), pitch, value_at(layer.slow, from), pitch,
-                          row_bytes, static_cast<size_t>(kv.page), cudaMemcpyDefault, lane.stream),
-        "the recall of a page");
-  };
-  copy(kv.fast_key(slot, 0, head), kv.fast_key(move.page, 0, head));
-  copy(kv.fast_value(slot, 0, head), kv.fast_value(move.page, 0, head));
+  const auto slot_pitch = static_cast<size_t>(kv.fast_token_stride()) * kValueBytes;
+  const int64_t from = config_.token_major ? kv.fast_key(move.page, 0, head)  // a page for a slot
+                                           : kv.slow_head_page(move.page, head);
+  check_cuda(
+      cudaMemcpy2DAsync(value_at(layer.fast, kv.fast_key(config_.map.sink + move.slot, 0, head)),
+                        slot_pitch, value_at(layer.slow, from),
+                        config_.token_major ? slot_pitch : row_bytes, row_bytes,
+                        static_cast<size_t>(2 * kv.page), cudaMemcpyDefault, lane.stream),
+      "the recall of a page");
 }
 
 }  // namespace freekv::cuda

@@ -1,5 +1,5 @@
 // Recall decided by the host, as published systems do it: the move lists of a layer are read back,
-// and each page of each head is a copy that the host issues. For comparison with gather().
+// and each page of each head is one copy that the host issues. For comparison with gather().
 #pragma once
 
 #include <vector>
@@ -9,11 +9,11 @@
 
 namespace freekv::cuda {
 
-/// Copies go to staging buffers in turn, each on a stream of its own: copy and conversion of one
+/// Staged, copies go to buffers in turn, each on a stream of its own: copy and conversion of one
 /// buffer follow one another, and with two buffers the conversion of one runs beside the transfer
-/// of the next (FreeKV, section 4.3). With one buffer of one page this is what systems do that copy
-/// page by page (ArkVale). From a token-major slow tier rows are copied into the slots directly:
-/// there is nothing to convert.
+/// of the next (FreeKV, section 4.3). Otherwise a page goes straight into its slot, page by page on
+/// one stream (ArkVale): the copy engine writes rows at the stride between tokens, so that one 2D
+/// copy brings K and V from either layout of the slow tier, and there is nothing to convert.
 class HostRecall final : public RecallMechanism {
  public:
   /// Head pages of a staging buffer: 128 KiB at p=32, d=128.
@@ -24,9 +24,9 @@ class HostRecall final : public RecallMechanism {
     PageMap map;
     int32_t layers = 0;
     int32_t sequences = 0;
-    bool token_major = false;
-    int32_t buffers = 1;
-    int32_t buffer_pages = 1;
+    bool token_major = false;  // the slow tier
+    bool staged = false;
+    int32_t buffers = 1;  // staging buffers, or streams of unstaged copies
   };
   explicit HostRecall(const Config& config);
   ~HostRecall() override;
@@ -42,7 +42,7 @@ class HostRecall final : public RecallMechanism {
   void drain() noexcept override;
 
  private:
-  // A staging buffer and its stream.
+  // A stream, and its staging buffer if there is one.
   struct Lane {
     Lane(size_t bytes, int32_t layers);
     Stream stream{-1};
@@ -59,9 +59,9 @@ class HostRecall final : public RecallMechanism {
 
   void read_back(const SelectParams& params, Lists& lists, cudaStream_t stream);
   void copy_all(const SelectParams& params, const Lists& lists);
-  void copy_head_pages(const Lane& lane, const SelectParams& params, int row, const Move* moves,
-                       int32_t first, int32_t count);
-  void copy_rows(const Lane& lane, const SequenceLayer& layer, int head, const Move& move);
+  void copy_staged(const Lane& lane, const SelectParams& params, int row, const Move* moves,
+                   int32_t first, int32_t count);
+  void copy_direct(const Lane& lane, const SequenceLayer& layer, int head, const Move& move);
 
   Config config_;
   PinnedBuffer lists_memory_;

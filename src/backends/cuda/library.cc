@@ -1,4 +1,5 @@
 // What libfreekv_cuda.so exports (backends/device_library.hpp).
+#include "backends/cuda/bench/device_bench.hpp"
 #include "backends/cuda/device_model.hpp"
 #include "backends/device_library.hpp"
 
@@ -9,6 +10,9 @@ extern "C" __attribute__((visibility("default"))) const freekv::DeviceLibrary* f
       .describe = freekv::cuda::describe_device,
       .open = [](const freekv::DeviceModelSpec& spec) -> std::unique_ptr<freekv::DeviceModel> {
         return std::make_unique<freekv::cuda::CudaModel>(spec);
+      },
+      .bench = []() -> std::unique_ptr<freekv::DeviceBench> {
+        return std::make_unique<freekv::cuda::CudaBench>();
       }};
   return &library;
 }

@@ -58,7 +58,7 @@ std::unique_ptr<RecallMechanism> make_recall_mechanism(const DecoderShape& shape
     check_argument(rule.staging_buffers == 1 || rule.staging_buffers == 2,
                    "staging_buffers is {}, must be 1 or 2", rule.staging_buffers);
     config.buffers = rule.staging_buffers;
-    config.buffer_pages = HostRecall::kStreamedPages;
+    config.staged = true;
   }
   return std::make_unique<HostRecall>(config);
 }

@@ -1,18 +1,20 @@
-// GB/s of recall by kernel, from a gigabyte of pinned pages so that no cache can help.
+#include "backends/cuda/bench/gather_bench.hpp"
+
 #include <cstring>
 #include <numeric>
 #include <random>
 
+#include "backends/cuda/bench/synthetic_model.hpp"
+#include "backends/cuda/bench/timing.hpp"
 #include "backends/cuda/recall.hpp"
-#include "cuda/decode_bench.hpp"
+#include "backends/cuda/synthetic.hpp"
+#include "core/check.hpp"
 
-namespace freekv::bench {
+namespace freekv::cuda {
 namespace {
 
-constexpr int kHeads = 8;
-constexpr size_t kPoolBytes = size_t{1} << 30;
-constexpr int kLists = 8;  // used in turn
-constexpr double kBarGBs = 45;
+constexpr size_t kPoolBytes = size_t{1} << 30;  // so that no cache can help
+constexpr int kLists = 8;                       // used in turn
 
 struct Kernel {
   const char* name;
@@ -25,9 +27,10 @@ class Scene {
  public:
   Scene(const KvGeometry& kv, size_t total_bytes, cudaStream_t stream) : kv_(kv), stream_(stream) {
     const auto page_bytes = static_cast<size_t>(2 * kv.head_page());
-    const auto k = static_cast<int32_t>(total_bytes / page_bytes / kHeads);
+    const auto heads = static_cast<size_t>(kv.kv_heads);
+    const auto k = static_cast<int32_t>(total_bytes / page_bytes / heads);
     map_ = {.page = kv.page, .selected = k, .resident = k};
-    pages_ = static_cast<int32_t>(kPoolBytes / page_bytes / kHeads);
+    pages_ = static_cast<int32_t>(kPoolBytes / page_bytes / heads);
     slow_ = PinnedBuffer(kPoolBytes, 8);
     fast_ = DeviceBuffer(total_bytes);
     fill_random(kv.type, slow_.device(), static_cast<int64_t>(kPoolBytes / 2), 1, 1.0f, stream);
@@ -38,7 +41,7 @@ class Scene {
     layer.slow = slow_.device();
     layer_ = upload(std::vector<SequenceLayer>{layer});
     sequence_ = device_array<int32_t>(1);
-    counts_ = upload(std::vector<int32_t>(kHeads, k));
+    counts_ = upload(std::vector<int32_t>(heads, k));
     std::mt19937 random(1);
     for (int i = 0; i < kLists; ++i) {
       moves_.push_back(draw(random));
@@ -72,7 +75,7 @@ class Scene {
     check_cuda(cudaStreamSynchronize(stream_), "the gathered pages");
     const auto* slow = reinterpret_cast<const uint16_t*>(slow_.data());
     const auto row_bytes = static_cast<size_t>(2 * kv_.head_dim);
-    for (int head = 0; head < kHeads; ++head) {
+    for (int head = 0; head < kv_.kv_heads; ++head) {
       for (int32_t i = 0; i < map_.selected; ++i) {
         const Move& move = moves_[0][static_cast<size_t>(head * map_.selected + i)];
         const uint16_t* from = slow + kv_.slow_head_page(move.page, head);
@@ -100,7 +103,7 @@ class Scene {
     std::vector<Move> moves;
     std::vector<int32_t> pages(static_cast<size_t>(pages_));
     std::iota(pages.begin(), pages.end(), 0);
-    for (int head = 0; head < kHeads; ++head) {
+    for (int head = 0; head < kv_.kv_heads; ++head) {
       for (int32_t i = 0; i < map_.selected; ++i) {
         const auto at = static_cast<size_t>(i);
         std::swap(pages[at], pages[at + random() % (pages.size() - at)]);
@@ -122,47 +125,21 @@ class Scene {
 
 }  // namespace
 
-nlohmann::json gather_table() {
-  constexpr int kCtas[] = {1, 2, 4, 8, 16, 32};
-  const KvGeometry shapes[] = {{kHeads, 4, 64, 16, KvType::kBF16},
-                               {kHeads, 4, 64, 32, KvType::kBF16},
-                               {kHeads, 4, 128, 32, KvType::kBF16},
-                               {kHeads, 4, 128, 64, KvType::kBF16}};
+std::vector<GatherRate> time_gather_kernels(const GatherRun& run) {
+  const KvGeometry kv = decoder_shape({.query_heads = run.kv.heads, .kv = run.kv}).kv;
   const Stream stream(-1);
-  nlohmann::json rows = nlohmann::json::array();
-  double best = 0;
-  fmt::print("{:<13} {:>10} {:>9}  GB/s with CTAs:", "kernel", "page bytes", "in all");
-  for (const int ctas : kCtas) fmt::print(" {:>6}", ctas);
-  fmt::print("\n");
-  for (const size_t total : {size_t{4} << 20, size_t{16} << 20}) {
-    for (const KvGeometry& kv : shapes) {
-      const Scene scene(kv, total, stream);
-      for (const Kernel& kernel : kKernels) {
-        scene.check(kernel);
-        fmt::print("{:<13} {:>10} {:>5} MiB                 ", kernel.name, 2 * kv.head_page(),
-                   total >> 20);
-        for (const int ctas : kCtas) {
-          int turn = 0;
-          const double ms =
-              milliseconds(stream, 4 * kLists, [&] { scene.run(kernel, turn++ % kLists, ctas); });
-          const double rate = static_cast<double>(scene.bytes()) / ms * 1e-6;
-          const bool counts = ctas <= 8 && kv.head_page() * 2 == 16384;
-          if (counts && kernel.run == gather) best = std::max(best, rate);
-          fmt::print(" {:>6.1f}", rate);
-          std::fflush(stdout);
-          rows.push_back({{"kernel", kernel.name},
-                          {"page_bytes", 2 * kv.head_page()},
-                          {"total_bytes", total},
-                          {"ctas", ctas},
-                          {"GB_s", rate}});
-        }
-        fmt::print("\n");
-      }
+  const Scene scene(kv, run.total_bytes, stream);
+  std::vector<GatherRate> rates;
+  for (const Kernel& kernel : kKernels) {
+    scene.check(kernel);
+    for (const int ctas : run.ctas) {
+      int turn = 0;
+      const double ms =
+          milliseconds(stream, 4 * kLists, [&] { scene.run(kernel, turn++ % kLists, ctas); });
+      rates.push_back({kernel.name, ctas, static_cast<double>(scene.bytes()) / ms * 1e-6});
     }
   }
-  fmt::print("16 KiB pages, at most 8 CTAs: {:.1f} GB/s, the bar is {} ({})\n", best, kBarGBs,
-             best >= kBarGBs ? "met" : "MISSED");
-  return rows;
+  return rates;
 }
 
-}  // namespace freekv::bench
+}  // namespace freekv::cuda

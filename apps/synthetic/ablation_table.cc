@@ -1,6 +1,10 @@
-#include "cuda/decode_bench.hpp"
+#include <fmt/format.h>
 
-namespace freekv::bench {
+#include <cstdio>
+
+#include "synthetic/tables.hpp"
+
+namespace freekv::app {
 namespace {
 
 struct Stage {
@@ -24,17 +28,15 @@ constexpr Stage kStages[] = {
 
 }  // namespace
 
-nlohmann::json ablation(const Subject& subject, Options options) {
-  const int64_t context = 32768;
-  const int batch = 4;
-  options.budget = 2048;
-  options.sink = options.window = 512;
-  options.warmup = 3;  // a first selection, one that speculates, and one more
+void ablation_table(const Subject& subject, SyntheticOptions options, Results& results) {
+  check_decode(subject, options);
+  const int64_t context = options.contexts.front();
+  const int batch = options.batches.front();
   fmt::print("{} tokens, batch {}, sink {}, window {}, budget {}, drift {}, churn {}\n", context,
              batch, options.sink, options.window, options.budget, options.drift, options.churn);
   fmt::print("{:<34} {:>10} {:>9} {:>14} {:>12}\n", "", "ms/token", "factor", "MiB recalled",
              "GB/s recall");
-  nlohmann::json rows = nlohmann::json::array();
+  double first = 0;
   for (const Stage& stage : kStages) {
     options.mechanism = stage.mechanism;
     options.host_layout = stage.layout;
@@ -42,7 +44,7 @@ nlohmann::json ablation(const Subject& subject, Options options) {
     options.no_graph = !stage.graph;
     nlohmann::json row = measure(subject, options, stage.policy, context, batch);
     const double ms = row["decode_ms"];
-    const double first = rows.empty() ? ms : rows[0]["decode_ms"].get<double>();
+    if (first == 0) first = ms;
     row["stage"] = stage.name;
     row["factor"] = first / ms;
     row["budget"] = options.budget;
@@ -52,9 +54,8 @@ nlohmann::json ablation(const Subject& subject, Options options) {
                row["bytes_recalled_per_step"].get<double>() / (1 << 20),
                row["recall_GB_s"].get<double>());
     std::fflush(stdout);
-    rows.push_back(std::move(row));
+    results.add(std::move(row));
   }
-  return rows;
 }
 
-}  // namespace freekv::bench
+}  // namespace freekv::app
