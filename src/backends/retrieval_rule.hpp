@@ -23,7 +23,7 @@ enum class HostLayout : uint8_t {
   kTokenMajor,  // NHD: a head's page is 2p rows of d values, M d apart; kPerPage only
 };
 
-/// The default is dense attention. Sketches are minmax (algorithm.md, section 2).
+/// The default is dense attention.
 struct RetrievalRule {
   bool budgeted = false;  // the fast tier holds sink, window and selected pages only
   bool slow = false;      // complete pages are also in the slow tier
@@ -31,6 +31,7 @@ struct RetrievalRule {
   bool speculative =
       false;  // with the last step's query, corrected below tau; else with this one's
   float tau = 0.8f;
+  SketchKind sketch = SketchKind::kMinMax;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t dense_layers = 0;
   int32_t gather_ctas = 8;

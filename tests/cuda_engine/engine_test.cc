@@ -16,9 +16,16 @@
 namespace freekv {
 namespace {
 
-const char* const kPolicies[] = {
-    "full",          "quest",        "quest:dense_layers=0,pooling=mean_softmax",         "freekv",
-    "freekv:tau=-1", "freekv:tau=2", "freekv:dense_layers=1,resident=2,pooling=max_score"};
+const char* const kPolicies[] = {"full",
+                                 "quest",
+                                 "quest:dense_layers=0,pooling=mean_softmax",
+                                 "freekv",
+                                 "freekv:tau=-1",
+                                 "freekv:tau=2",
+                                 "freekv:dense_layers=1,resident=2,pooling=max_score",
+                                 "quest:sketch=key2,dense_layers=0",
+                                 "freekv:sketch=key2",
+                                 "freekv:sketch=key2,tau=2"};
 
 std::vector<Case> device_cases() {
   std::vector<Case> cases;
@@ -74,7 +81,8 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
   for (size_t i = 0; i < exact.size(); ++i) {
     bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
   }
-  for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2"}) {
+  for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2",
+                             "quest:dense_layers=0,sketch=key2", "freekv:sketch=key2"}) {
     options.policy = policy;
     options.backend = "cpu";
     const Logits host = run(options, tokens, 400);
@@ -98,7 +106,8 @@ TEST(DeviceEngine, CountsWhatTheHostCounts) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   const auto tokens = random_tokens(330, 22);
   for (const char* policy :
-       {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1"}) {
+       {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1",
+        "quest:sketch=key2", "freekv:tau=2,sketch=key2"}) {
     RetrievalStats stats[2];
     for (const bool on_device : {false, true}) {
       EngineOptions options = options_for("cuda", model);
@@ -150,7 +159,7 @@ TEST(DeviceEngine, AnswersTheDemoQuestionsAsTheHostDoes) {
   options.budget = 1024;
   options.context = 32768;
   size_t same = 0, asked = 0;
-  for (const char* policy : {"full", "freekv"}) {
+  for (const char* policy : {"full", "freekv", "freekv:sketch=key2"}) {
     options.policy = policy;
     options.backend = "cpu";
     Engine host(options);
@@ -195,7 +204,7 @@ std::string message_of(const EngineOptions& options) {
 TEST(DeviceEngine, RefusesByNameWhatRunsOnTheHostOnly) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   EngineOptions options = options_for("cuda", model);
-  for (const char* policy : {"streaming", "freekv:sketch=key2", "freekv-coverage"}) {
+  for (const char* policy : {"streaming", "freekv:sketch=cuboid", "freekv-coverage"}) {
     EngineOptions other = options;
     other.policy = policy;
     EXPECT_THAT(message_of(other), testing::HasSubstr(std::string("policy ") + policy));

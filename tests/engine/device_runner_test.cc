@@ -110,7 +110,7 @@ class DeviceRunnerTest : public testing::Test {
 };
 
 TEST_F(DeviceRunnerTest, PoliciesWithoutADeviceRuleAreRefusedByName) {
-  for (const char* policy : {"streaming", "freekv:sketch=key2", "freekv:recall=streamed",
+  for (const char* policy : {"streaming", "freekv:sketch=mean", "freekv:recall=streamed",
                              "quest:sketch=cuboid", "freekv-coverage", "oracle"}) {
     EXPECT_THAT(refusal(policy),
                 testing::AllOf(testing::HasSubstr(std::string("policy ") + policy + " does not"),
@@ -142,6 +142,11 @@ TEST_F(DeviceRunnerTest, TheRuleIsThePolicysOptions) {
   EXPECT_TRUE(quest.selects && !quest.budgeted && !quest.slow && !quest.speculative);
   EXPECT_EQ(quest.dense_layers, 2);
   EXPECT_EQ(quest.pooling, Pooling::kMaxScore);
+  EXPECT_EQ(quest.sketch, SketchKind::kMinMax);
+  for (const char* policy : {"quest:sketch=key2", "freekv:sketch=key2"}) {
+    make(policy);
+    EXPECT_EQ(FakeDevice::last_spec().rule.sketch, SketchKind::kKey2) << policy;
+  }
   make("full");
   EXPECT_FALSE(FakeDevice::last_spec().rule.selects);
 }

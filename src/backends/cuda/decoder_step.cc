@@ -77,7 +77,7 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                     .kv = shape.kv,
                     .map = map,
                     .layer = layer,
-                    .scale = select.scale,
+                    .scale = select.query_scale,
                     .q = select.q,
                     .mode = select.mode,
                     .out = attention.as<float>(),
@@ -137,11 +137,15 @@ SelectParams Decoder::Impl::selection(int32_t layer) const {
   const auto at = static_cast<size_t>(layer);
   const size_t rows = static_cast<size_t>(limits.sequences) * static_cast<size_t>(kv_heads());
   const size_t row_q = static_cast<size_t>(shape.kv.group) * static_cast<size_t>(shape.kv.head_dim);
+  const float query_scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim));
   SelectParams params{.batch = batch,
                       .kv = shape.kv,
                       .map = map,
                       .layer = layer,
-                      .scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim)),
+                      // Scores of key2 are logarithms of attention mass already.
+                      .scale = rule.sketch == SketchKind::kKey2 ? 1.0f : query_scale,
+                      .query_scale = query_scale,
+                      .sketch = rule.sketch,
                       .q = q.as<float>() + at * rows * row_q,
                       .mode = modes.as<RowMode>() + at * rows,
                       .which = RowMode::kCorrected,

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "backends/tensors.hpp"
+
 #ifdef __CUDACC__
 #define FREEKV_HOST_DEVICE __host__ __device__
 #else
@@ -30,6 +32,13 @@ struct KvGeometry {
   FREEKV_HOST_DEVICE int64_t head_page() const { return int64_t{2} * page * head_dim; }
   /// Values of a slot: one page, all heads.
   FREEKV_HOST_DEVICE int64_t slot() const { return kv_heads * head_page(); }
+
+  /// Bytes of a head's sketch of one page: [hi|lo][d] in the KV type, or the bytes of
+  /// Key2SketchView (backends/tensors.hpp). A multiple of 64.
+  FREEKV_HOST_DEVICE int64_t sketch_bytes(SketchKind kind) const {
+    const int64_t levels = kind == SketchKind::kKey2 ? int64_t{page} * head_dim / 4 : 0;
+    return int64_t{4} * head_dim + levels;
+  }
 
   // The fast tier is token-major (NHD): [slot][K|V][p][M][d].
   FREEKV_HOST_DEVICE int64_t fast_token_stride() const { return int64_t{kv_heads} * head_dim; }
@@ -88,10 +97,11 @@ struct SequenceLayer {
   bool retrieves = false;
   /// The slow tier is laid out as the fast one; for comparisons (HostLayout, decoder.hpp).
   bool token_major = false;
+  SketchKind sketch_kind = SketchKind::kMinMax;
   int32_t max_pages = 0;
   void* fast = nullptr;             // [slots][K|V][p][M][d]
   void* slow = nullptr;             // pinned host memory, device address: [max_pages][M][K|V][p][d]
-  void* sketch = nullptr;           // [M][max_pages][hi|lo][d], in the KV type
+  void* sketch = nullptr;           // [M][max_pages] of KvGeometry::sketch_bytes()
   int32_t* slot_of_page = nullptr;  // [M][max_pages]: slot counted from PageMap::sink on, or -1
   int32_t* page_in_slot = nullptr;  // [M][resident], or -1
   uint32_t* last_use = nullptr;     // [M][resident]: the step's clock at the last use, 0 = never

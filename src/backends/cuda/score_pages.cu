@@ -1,8 +1,10 @@
-// score_pages() of selection.hpp: queries against page sketches, and partial softmaxes.
+// score_pages() of selection.hpp: queries against minmax sketches; key2's are in score_key2.cu.
 #include <cmath>
 #include <type_traits>
 
+#include "backends/cuda/head_page.hpp"
 #include "backends/cuda/launch.cuh"
+#include "backends/cuda/score_rows.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
 #include "backends/cuda/sketch_values.cuh"
@@ -15,7 +17,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kMaxGroup = 16;
-constexpr unsigned kAll = 0xffffffffu;
 
 // How a warp reads sketches of head dimension D: hi and lo of a page are one run of 2 * D values.
 template <int D>
@@ -82,29 +83,6 @@ __device__ void split_query(const float* q, int group, float* factors) {
   }
 }
 
-// Sums each of kCount values over a team's lanes. Halves are exchanged first, so that lanes add
-// different values: lane l of the team returns the sum of value l / (kTeam / kCount).
-template <int kTeam, int kCount>
-__device__ float team_sums(float (&v)[kCount]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int kept = kCount / 2; kept >= 1; kept /= 2) {
-    const int offset = kTeam / kCount * kept;
-    const bool upper = (lane & offset) != 0;
-#pragma unroll
-    for (int i = 0; i < kept; ++i) {
-      const float given = upper ? v[i] : v[i + kept];
-      const float own = upper ? v[i + kept] : v[i];
-      v[i] = own + __shfl_xor_sync(kAll, given, offset);
-    }
-  }
-#pragma unroll
-  for (int offset = kTeam / kCount / 2; offset >= 1; offset /= 2) {
-    v[0] += __shfl_xor_sync(kAll, v[0], offset);
-  }
-  return v[0];
-}
-
 // Scores of a warp's pages for all heads, to scores[G][kScoreSplit].
 template <typename T, int D>
 __device__ void score_held(const Held<D>& held, const float* factors, int group, int round,
@@ -138,55 +116,12 @@ __device__ void score_held(const Held<D>& held, const float* factors, int group,
         for (int e = 0; e < 8; ++e) sums[i] = fmaf(x[e], values[i][piece][e], sums[i]);
       }
     }
-    const float score = team_sums<Tile::kTeam>(sums);
+    const float score = over_team<Tile::kTeam>(sums, Sum{});
     constexpr int kSharers = Tile::kTeam / Tile::kPages;  // lanes that hold the same sum
     if (in_team % kSharers == 0) {
       const int page = page_at<D>(round, warp, lane / Tile::kTeam, in_team / kSharers);
       scores[g * kScoreSplit + page] = score;
     }
-  }
-}
-
-__device__ float warp_max(float value) {
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAll, value, offset));
-  }
-  return value;
-}
-
-__device__ float warp_sum(float value) {
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) value += __shfl_xor_sync(kAll, value, offset);
-  return value;
-}
-
-// By one warp: see SplitSoftmax.
-__device__ SplitSoftmax split_softmax(const float* scores, int pages, float scale) {
-  static_assert(kScoreSplit == 64, "two scores per lane");
-  const int lane = threadIdx.x % 32;
-  const bool has_first = lane < pages, has_second = lane + 32 < pages;
-  const float first = has_first ? scores[lane] : -INFINITY;
-  const float second = has_second ? scores[lane + 32] : -INFINITY;
-  const float highest = warp_max(fmaxf(first, second));
-  const float base = highest == -INFINITY ? 0.0f : highest;
-  const float factor = scale * kLog2E;
-  float sum = has_first ? exp2f((first - base) * factor) : 0.0f;
-  sum += has_second ? exp2f((second - base) * factor) : 0.0f;
-  return {highest, warp_sum(sum)};
-}
-
-__device__ void write_scores(const SelectParams& params, int row, int first, int pages,
-                             const float* scores) {
-  const SelectionScratch scratch(params);
-  const int group = params.kv.group;
-  for (int i = threadIdx.x; i < group * kScoreSplit; i += kThreads) {
-    scratch.row_scores(row, i / kScoreSplit)[first + i % kScoreSplit] = scores[i];
-  }
-  if (!has_softmax(params.pooling)) return;
-  for (int g = threadIdx.x / 32; g < group; g += kWarps) {
-    const SplitSoftmax softmax = split_softmax(scores + g * kScoreSplit, pages, params.scale);
-    if (threadIdx.x % 32 == 0) scratch.row_splits(row, g)[first / kScoreSplit] = softmax;
   }
 }
 
@@ -221,25 +156,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     score_held<T, D>(held, factors, group, round, scores);
   }
   __syncthreads();
-  write_scores(params, row, first, pages, scores);
-}
-
-template <typename Body>
-void with_head_dim(int head_dim, Body&& body) {
-  switch (head_dim) {
-    case 64:
-      return body(std::integral_constant<int, 64>());
-    case 80:
-      return body(std::integral_constant<int, 80>());
-    case 96:
-      return body(std::integral_constant<int, 96>());
-    case 128:
-      return body(std::integral_constant<int, 128>());
-    case 256:
-      return body(std::integral_constant<int, 256>());
-    default:
-      check_argument(false, "head_dim is {}, must be 64, 80, 96, 128 or 256", head_dim);
-  }
+  write_scores<kThreads>(params, row, first, pages, scores);
 }
 
 }  // namespace
@@ -262,6 +179,7 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
   const auto splits =
       static_cast<unsigned>((params.max_candidates + kScoreSplit - 1) / kScoreSplit);
   const dim3 grid(splits, static_cast<unsigned>(rows));
+  if (params.sketch == SketchKind::kKey2) return score_key2_pages(params, grid, stream);
   with_head_dim(kv.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     const size_t shared = static_cast<size_t>(kv.group) * (2 * kDim + kScoreSplit) * sizeof(float);

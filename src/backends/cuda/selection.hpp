@@ -1,4 +1,4 @@
-// Selection on the device: minmax sketches, page scores, pooling over the group, top-k, and what of
+// Selection on the device: sketches, page scores, pooling over the group, top-k, and what of
 // it must move (algorithm.md, sections 2 to 4). No host in the loop: which rows take part is read
 // from RowMode, and a launch without work ends at once.
 #pragma once
@@ -17,7 +17,9 @@ struct SelectParams {
   KvGeometry kv;
   PageMap map;
   int32_t layer = 0;
-  float scale = 1;                // of scores before a softmax
+  float scale = 1;        // of scores before a softmax
+  float query_scale = 1;  // of q.k: 1/sqrt(d); key2's scores have it in them
+  SketchKind sketch = SketchKind::kMinMax;
   const float* q = nullptr;       // [R, G, d]
   const RowMode* mode = nullptr;  // [R]
   /// Rows that select: kCorrected before attention (ahead = 0), kSpeculative after it (ahead = 1:
@@ -37,7 +39,9 @@ struct SelectParams {
 };
 size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates);
 
-/// Scores of the candidates; reads sketches and q, writes scratch only.
+/// Scores of the candidates; reads sketches and q, writes scratch only. minmax: the bound of q.k,
+/// without a scale. key2: ln sum exp(query_scale * q.k) over the page's tokens, with the whole
+/// weights of Backend::score_key2_pages().
 void score_pages(const SelectParams& params, cudaStream_t stream);
 
 /// Pools the scores, takes the k best pages (of equals the lower; NaN is the smallest; all of them
@@ -48,7 +52,8 @@ void score_pages(const SelectParams& params, cudaStream_t stream);
 void choose_pages(const SelectParams& params, cudaStream_t stream);
 
 /// Sketches complete pages [first, first + count) of all heads, read from the fast tier (layers
-/// that hold everything) or the slow tier: hi = max, lo = min over the page's keys, per channel.
+/// that hold everything) or the slow tier. minmax: hi = max, lo = min over the page's keys, per
+/// channel; key2: the bytes that Backend::build_key2_sketch() writes.
 struct SketchPagesParams {
   KvGeometry kv;
   SequenceLayer layer;

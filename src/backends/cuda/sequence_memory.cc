@@ -38,8 +38,9 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
     const auto q_values =
         static_cast<size_t>(shape.kv.query_heads()) * static_cast<size_t>(shape.kv.head_dim);
     if (rule.selects) {
-      layer.sketch = places.sketch.take(heads * pages * 2 * static_cast<size_t>(shape.kv.head_dim) *
-                                        kValueBytes);
+      layer.sketch_kind = rule.sketch;
+      layer.sketch = places.sketch.take(heads * pages *
+                                        static_cast<size_t>(shape.kv.sketch_bytes(rule.sketch)));
     }
     if (layer.budgeted) {
       layer.slot_of_page = places.tables.take<int32_t>(heads * pages * sizeof(int32_t));
