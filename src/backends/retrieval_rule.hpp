@@ -31,6 +31,11 @@ struct RetrievalRule {
   bool speculative =
       false;  // with the last step's query, corrected below tau; else with this one's
   float tau = 0.8f;
+  /// With `speculative` and kKey2, in place of tau: every head selects by attention mass before
+  /// attention and waits for the heaviest missing pages, until what is still missing weighs less
+  /// than epsilon; the rest is recalled for the next step (algorithm.md, section 6).
+  bool coverage = false;
+  double epsilon = 0.05;
   SketchKind sketch = SketchKind::kMinMax;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t dense_layers = 0;

@@ -25,7 +25,10 @@ const char* const kPolicies[] = {"full",
                                  "freekv:dense_layers=1,resident=2,pooling=max_score",
                                  "quest:sketch=key2,dense_layers=0",
                                  "freekv:sketch=key2",
-                                 "freekv:sketch=key2,tau=2"};
+                                 "freekv:sketch=key2,tau=2",
+                                 "freekv-coverage",
+                                 "freekv-coverage:epsilon=0",
+                                 "freekv-coverage:epsilon=0.3,resident=2,dense_layers=1"};
 
 std::vector<Case> device_cases() {
   std::vector<Case> cases;
@@ -82,7 +85,8 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
     bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
   }
   for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2",
-                             "quest:dense_layers=0,sketch=key2", "freekv:sketch=key2"}) {
+                             "quest:dense_layers=0,sketch=key2", "freekv:sketch=key2",
+                             "freekv-coverage", "freekv-coverage:epsilon=0"}) {
     options.policy = policy;
     options.backend = "cpu";
     const Logits host = run(options, tokens, 400);
@@ -107,7 +111,7 @@ TEST(DeviceEngine, CountsWhatTheHostCounts) {
   const auto tokens = random_tokens(330, 22);
   for (const char* policy :
        {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1",
-        "quest:sketch=key2", "freekv:tau=2,sketch=key2"}) {
+        "quest:sketch=key2", "freekv:tau=2,sketch=key2", "freekv-coverage:epsilon=1"}) {
     RetrievalStats stats[2];
     for (const bool on_device : {false, true}) {
       EngineOptions options = options_for("cuda", model);
@@ -124,6 +128,8 @@ TEST(DeviceEngine, CountsWhatTheHostCounts) {
     EXPECT_EQ(device.corrections_tested, host.corrections_tested) << policy;
     EXPECT_EQ(device.drifted_by_layer, host.drifted_by_layer) << policy;
     EXPECT_EQ(device.bytes_offloaded, host.bytes_offloaded) << policy;
+    EXPECT_EQ(device.lost_mass_count, host.lost_mass_count) << policy;
+    EXPECT_NEAR(device.lost_mass(), host.lost_mass(), 0.02) << policy;
     EXPECT_EQ(device.hits + device.misses_before + device.misses_after, device.pages_selected);
   }
 }
@@ -159,7 +165,7 @@ TEST(DeviceEngine, AnswersTheDemoQuestionsAsTheHostDoes) {
   options.budget = 1024;
   options.context = 32768;
   size_t same = 0, asked = 0;
-  for (const char* policy : {"full", "freekv", "freekv:sketch=key2"}) {
+  for (const char* policy : {"full", "freekv", "freekv:sketch=key2", "freekv-coverage"}) {
     options.policy = policy;
     options.backend = "cpu";
     Engine host(options);
@@ -204,7 +210,8 @@ std::string message_of(const EngineOptions& options) {
 TEST(DeviceEngine, RefusesByNameWhatRunsOnTheHostOnly) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   EngineOptions options = options_for("cuda", model);
-  for (const char* policy : {"streaming", "freekv:sketch=cuboid", "freekv-coverage"}) {
+  for (const char* policy :
+       {"streaming", "freekv:sketch=cuboid", "freekv-coverage:sketch=minmax_key2"}) {
     EngineOptions other = options;
     other.policy = policy;
     EXPECT_THAT(message_of(other), testing::HasSubstr(std::string("policy ") + policy));

@@ -55,7 +55,8 @@ PageMap map_of(const DevicePages& pages) {
           .sink = pages.sink,
           .window = pages.window,
           .selected = pages.selected,
-          .resident = pages.resident};
+          .resident = pages.resident,
+          .beside = pages.beside};
 }
 
 std::shared_ptr<UploadedWeights> weights_of(const DeviceModelSpec& spec) {
@@ -191,8 +192,8 @@ void CudaModel::counters(int32_t sequence, std::span<LayerCounters> out) const {
     const std::vector<RowCounters> layers = decoder_->layer_counters(sequence);
     for (size_t l = 0; l < out.size(); ++l) {
       const RowCounters& from = layers.at(l);
-      out[l] = {from.selections,   from.pages_selected, from.misses_before,
-                from.misses_after, from.tested,         from.drifted};
+      out[l] = {from.selections, from.pages_selected, from.misses_before, from.misses_after,
+                from.tested,     from.drifted,        from.lost_mass};
     }
   });
 }

@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(Tiling<D, P>::kThreads)
   wait_for_previous();
   if (params.mode[row] != params.which) return;
   const int first = static_cast<int>(blockIdx.x) * kScoreSplit;
-  if (n <= params.map.selected || first >= n) return;
+  if (!needs_scores(params, n) || first >= n) return;
 
   const int pages = min(n - first, kScoreSplit);
   const int group = params.kv.group;

@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   wait_for_previous();
   if (params.mode[row] != params.which) return;
   const int first = static_cast<int>(blockIdx.x) * kScoreSplit;
-  if (n <= params.map.selected || first >= n) return;
+  if (!needs_scores(params, n) || first >= n) return;
 
   const int pages = min(n - first, kScoreSplit);
   const int group = params.kv.group;
@@ -161,12 +161,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates) {
+size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates,
+                      int32_t common_pages) {
   const auto rows = static_cast<size_t>(n) * static_cast<size_t>(kv.kv_heads);
   const auto group = static_cast<size_t>(kv.group);
   const auto stride = static_cast<size_t>(SelectionScratch::padded(max_candidates));
-  return rows * ((group + 1) * stride * sizeof(float) +
-                 group * (stride / kScoreSplit) * sizeof(SplitSoftmax));
+  const size_t parts = stride / kScoreSplit + static_cast<size_t>(common_pages);
+  return rows * ((group + 1) * stride * sizeof(float) + group * parts * sizeof(SplitSoftmax));
 }
 
 void score_pages(const SelectParams& params, cudaStream_t stream) {
@@ -175,7 +176,8 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
                  kv.group, kMaxGroup);
   const int64_t rows = int64_t{params.batch.n} * kv.kv_heads;
   check_argument(rows <= 65535, "{} rows, at most {} fit a launch", rows, 65535);
-  if (rows == 0 || params.max_candidates <= params.map.selected) return;
+  if (rows == 0 || params.max_candidates <= 0) return;
+  if (!params.mass && params.max_candidates <= params.map.selected) return;
   const auto splits =
       static_cast<unsigned>((params.max_candidates + kScoreSplit - 1) / kScoreSplit);
   const dim3 grid(splits, static_cast<unsigned>(rows));

@@ -28,6 +28,7 @@ struct SelectParams {
   int32_t ahead = 0;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t max_candidates = 0;  // most candidates of any sequence
+  bool mass = false;           // for cover_pages(): scores also where there is no choice
   /// Benchmarks of synthetic weights: this share of the k selected pages is new, drawn by a hash in
   /// place of the pooled scores, which are computed all the same. In layers that are not budgeted
   /// all are. Negative: off.
@@ -37,7 +38,9 @@ struct SelectParams {
   int32_t* move_count = nullptr;    // [R] out; 0 for rows that do not take part
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
 };
-size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates);
+/// `common_pages`: with SelectParams::mass those of sink and window, PageMap::sink + ring().
+size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates,
+                      int32_t common_pages = 0);
 
 /// Scores of the candidates; reads sketches and q, writes scratch only. minmax: the bound of q.k,
 /// without a scale. key2: ln sum exp(query_scale * q.k) over the page's tokens, with the whole
@@ -50,6 +53,27 @@ void score_pages(const SelectParams& params, cudaStream_t stream);
 /// then the least recently used slot whose page is not selected; of equals the lower slot. In a
 /// layer that is not budgeted nothing moves.
 void choose_pages(const SelectParams& params, cudaStream_t stream);
+
+/// For cover_pages(), beside score_pages(): exact attention mass of the pages of sink and window,
+/// from their keys in the fast tier, to the scratch.
+void score_common_pages(const SelectParams& params, cudaStream_t stream);
+
+/// Coverage-guided correction (algorithm.md, section 6), for rows that are kCorrected; `select` has
+/// `mass` and mean_softmax, which is a page's attention mass then.
+struct CoverParams {
+  SelectParams select;
+  RowMode* mode = nullptr;  // select.mode, to be written
+  double epsilon = 0;
+};
+/// Before attention, after score_pages() and score_common_pages(): selects the k candidates of
+/// highest mass, to SequenceLayer::chosen; makes resident those that are, and the heaviest missing
+/// ones until the others weigh less than epsilon; gives attention all of this selection and of the
+/// last one that is resident then. Moves are the pages to wait for; a row that waits for none
+/// becomes kSpeculative.
+void cover_pages(const CoverParams& params, cudaStream_t stream);
+/// After attention, for rows of both modes: makes resident what of `chosen` is not yet. Moves are
+/// these pages. Reads no scratch.
+void cover_rest(const SelectParams& params, cudaStream_t stream);
 
 /// Sketches complete pages [first, first + count) of all heads, read from the fast tier (layers
 /// that hold everything) or the slow tier. minmax: hi = max, lo = min over the page's keys, per
