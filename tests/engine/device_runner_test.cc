@@ -186,6 +186,8 @@ TEST_F(DeviceRunnerTest, CountersBecomeStatistics) {
 TEST_F(DeviceRunnerTest, CoverageSaysWhatIsLost) {
   const auto runner = make("freekv-coverage");
   const auto sequence = runner->new_sequence(512);
+  const std::vector<int32_t> prompt(17, 5);
+  runner->prefill(*sequence, prompt, nullptr, nullptr);
   const RetrievalStats& stats = sequence->stats();
   EXPECT_EQ(stats.corrections_tested, 15u);
   EXPECT_EQ(stats.lost_mass_count, 15u);
