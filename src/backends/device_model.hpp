@@ -31,6 +31,7 @@ struct DevicePages {
   int32_t window = 1;
   int32_t selected = 0;  // k
   int32_t resident = 0;  // slots per head that hold selected pages
+  int32_t beside = 0;    // pages of the last selection that a head may attend to beside the k
 };
 
 /// All that a model on a device is made from. Weights are borrowed until it is made.
@@ -111,6 +112,7 @@ class DeviceModel {
     uint64_t misses_after = 0;
     uint64_t tested = 0;
     uint64_t drifted = 0;
+    double lost_mass = 0;  // sum over the tests of a rule of coverage
   };
   /// Writes the counters of layer l to out[l]; waits for the device.
   virtual void counters(int32_t sequence, std::span<LayerCounters> out) const = 0;

@@ -24,7 +24,7 @@ enum class HostLayout : uint8_t {
   kTokenMajor,  // NHD: a head's page is 2p rows of d values, M d apart; kPerPage only
 };
 
-/// The default is dense attention. Sketches are minmax (algorithm.md, section 2).
+/// The default is dense attention.
 struct RetrievalRule {
   bool budgeted = false;  // the fast tier holds sink, window and selected pages only
   bool slow = false;      // complete pages are also in the slow tier
@@ -32,6 +32,12 @@ struct RetrievalRule {
   bool speculative =
       false;  // with the last step's query, corrected below tau; else with this one's
   float tau = 0.8f;
+  /// With `speculative` and kKey2, in place of tau: every head selects by attention mass before
+  /// attention and waits for the heaviest missing pages, until what is still missing weighs less
+  /// than epsilon; the rest is recalled for the next step (algorithm.md, section 6).
+  bool coverage = false;
+  double epsilon = 0.05;
+  SketchKind sketch = SketchKind::kMinMax;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t dense_layers = 0;
   int32_t gather_ctas = 8;

@@ -127,6 +127,12 @@ struct Key2SketchView {
   }
 };
 
+/// The sketches that a device builds and scores itself (RetrievalRule, retrieval_rule.hpp).
+enum class SketchKind : uint8_t {
+  kMinMax,  // the highest and the lowest key per channel
+  kKey2,    // keys of 2 bits, as Key2SketchView says
+};
+
 /// How the G query heads' page scores become one per KV head (FreeKV, ablation of pooling).
 enum class Pooling : uint8_t { kMeanSoftmax, kMaxSoftmax, kMeanScore, kMaxScore };
 

@@ -26,7 +26,8 @@ DevicePages pages_of(const CacheConfig& config, const CacheNeeds& needs) {
           .sink = layout.sink_pages(),
           .window = layout.window_pages(),
           .selected = layout.selected(),
-          .resident = layout.resident()};
+          .resident = layout.resident(),
+          .beside = layout.attended_selected() - layout.selected()};
 }
 
 /// Without the rule.
@@ -108,6 +109,9 @@ class DeviceSequence final : public RunnerSequence {
       if (!rule_.speculative) continue;
       stats_.corrections_tested += layer.tested;
       stats_.drifted_by_layer[l] = layer.drifted;
+      if (!rule_.coverage) continue;
+      stats_.lost_mass_sum += layer.lost_mass;
+      stats_.lost_mass_count += layer.tested;
     }
     const uint64_t misses = stats_.misses_before + stats_.misses_after;
     stats_.hits = stats_.pages_selected - misses;

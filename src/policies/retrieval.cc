@@ -336,6 +336,12 @@ double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int3
   return std::max(0.0, 1 - found);
 }
 
+std::optional<SketchKind> device_sketch(std::string_view name) {
+  if (name == "minmax") return SketchKind::kMinMax;
+  if (name == "key2") return SketchKind::kKey2;
+  return std::nullopt;
+}
+
 RecallMechanism parse_recall(const std::string& name) {
   if (name == "gather") return RecallMechanism::kGather;
   if (name == "streamed") return RecallMechanism::kStreamed;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/function_ref.hpp"
@@ -110,6 +112,8 @@ View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
 /// After a selection by mass: what the row loses that attends to sink, window and `pages`.
 double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
 
+/// The sketch as a device knows it; nothing where only the host builds it.
+std::optional<SketchKind> device_sketch(std::string_view name);
 /// "gather" or "streamed"; throws Error(kInvalidArgument) for anything else.
 RecallMechanism parse_recall(const std::string& name);
 /// The nanoseconds that a call of body() takes.

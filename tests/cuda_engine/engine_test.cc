@@ -16,9 +16,19 @@
 namespace freekv {
 namespace {
 
-const char* const kPolicies[] = {
-    "full",          "quest",        "quest:dense_layers=0,pooling=mean_softmax",         "freekv",
-    "freekv:tau=-1", "freekv:tau=2", "freekv:dense_layers=1,resident=2,pooling=max_score"};
+const char* const kPolicies[] = {"full",
+                                 "quest",
+                                 "quest:dense_layers=0,pooling=mean_softmax",
+                                 "freekv",
+                                 "freekv:tau=-1",
+                                 "freekv:tau=2",
+                                 "freekv:dense_layers=1,resident=2,pooling=max_score",
+                                 "quest:sketch=key2,dense_layers=0",
+                                 "freekv:sketch=key2",
+                                 "freekv:sketch=key2,tau=2",
+                                 "freekv-coverage",
+                                 "freekv-coverage:epsilon=0",
+                                 "freekv-coverage:epsilon=0.3,resident=2,dense_layers=1"};
 
 std::vector<Case> device_cases() {
   std::vector<Case> cases;
@@ -74,7 +84,9 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
   for (size_t i = 0; i < exact.size(); ++i) {
     bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
   }
-  for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2"}) {
+  for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2",
+                             "quest:dense_layers=0,sketch=key2", "freekv:sketch=key2",
+                             "freekv-coverage", "freekv-coverage:epsilon=0"}) {
     options.policy = policy;
     options.backend = "cpu";
     const Logits host = run(options, tokens, 400);
@@ -98,7 +110,8 @@ TEST(DeviceEngine, CountsWhatTheHostCounts) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   const auto tokens = random_tokens(330, 22);
   for (const char* policy :
-       {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1"}) {
+       {"full", "quest", "freekv:tau=-2", "freekv:tau=2", "freekv:tau=2,dense_layers=1",
+        "quest:sketch=key2", "freekv:tau=2,sketch=key2", "freekv-coverage:epsilon=1"}) {
     RetrievalStats stats[2];
     for (const bool on_device : {false, true}) {
       EngineOptions options = options_for("cuda", model);
@@ -115,6 +128,8 @@ TEST(DeviceEngine, CountsWhatTheHostCounts) {
     EXPECT_EQ(device.corrections_tested, host.corrections_tested) << policy;
     EXPECT_EQ(device.drifted_by_layer, host.drifted_by_layer) << policy;
     EXPECT_EQ(device.bytes_offloaded, host.bytes_offloaded) << policy;
+    EXPECT_EQ(device.lost_mass_count, host.lost_mass_count) << policy;
+    EXPECT_NEAR(device.lost_mass(), host.lost_mass(), 0.02) << policy;
     EXPECT_EQ(device.hits + device.misses_before + device.misses_after, device.pages_selected);
   }
 }
@@ -150,7 +165,7 @@ TEST(DeviceEngine, AnswersTheDemoQuestionsAsTheHostDoes) {
   options.budget = 1024;
   options.context = 32768;
   size_t same = 0, asked = 0;
-  for (const char* policy : {"full", "freekv"}) {
+  for (const char* policy : {"full", "freekv", "freekv:sketch=key2", "freekv-coverage"}) {
     options.policy = policy;
     options.backend = "cpu";
     Engine host(options);
@@ -195,7 +210,8 @@ std::string message_of(const EngineOptions& options) {
 TEST(DeviceEngine, RefusesByNameWhatRunsOnTheHostOnly) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   EngineOptions options = options_for("cuda", model);
-  for (const char* policy : {"streaming", "freekv:sketch=key2", "freekv-coverage"}) {
+  for (const char* policy :
+       {"streaming", "freekv:sketch=cuboid", "freekv-coverage:sketch=minmax_key2"}) {
     EngineOptions other = options;
     other.policy = policy;
     EXPECT_THAT(message_of(other), testing::HasSubstr(std::string("policy ") + policy));

@@ -54,7 +54,7 @@ class FakeDevice final : public DeviceModel {
     return out;
   }
   void counters(int32_t, std::span<LayerCounters> out) const override {
-    for (size_t l = 0; l < out.size(); ++l) out[l] = {6, 40, 3, 2, 5, l};
+    for (size_t l = 0; l < out.size(); ++l) out[l] = {6, 40, 3, 2, 5, l, 0.5};
   }
 
  private:
@@ -111,11 +111,11 @@ class DeviceRunnerTest : public testing::Test {
 };
 
 TEST_F(DeviceRunnerTest, PoliciesWithoutADeviceRuleAreRefusedByName) {
-  for (const char* policy : {"streaming", "freekv:sketch=key2", "freekv:recall=streamed",
-                             "quest:sketch=cuboid", "freekv-coverage", "oracle"}) {
+  for (const char* policy : {"streaming", "freekv:sketch=mean", "freekv:recall=streamed",
+                             "quest:sketch=cuboid", "freekv-coverage:recall=streamed", "oracle"}) {
     EXPECT_THAT(refusal(policy),
                 testing::AllOf(testing::HasSubstr(std::string("policy ") + policy + " does not"),
-                               testing::EndsWith("freekv, full, quest")));
+                               testing::EndsWith("freekv, freekv-coverage, full, quest")));
   }
   options_.activations = "int8";
   EXPECT_THAT(refusal("full"), testing::HasSubstr("int8"));
@@ -143,6 +143,21 @@ TEST_F(DeviceRunnerTest, TheRuleIsThePolicysOptions) {
   EXPECT_TRUE(quest.selects && !quest.budgeted && !quest.slow && !quest.speculative);
   EXPECT_EQ(quest.dense_layers, 2);
   EXPECT_EQ(quest.pooling, Pooling::kMaxScore);
+  EXPECT_EQ(quest.sketch, SketchKind::kMinMax);
+  for (const char* policy : {"quest:sketch=key2", "freekv:sketch=key2"}) {
+    make(policy);
+    EXPECT_EQ(FakeDevice::last_spec().rule.sketch, SketchKind::kKey2) << policy;
+  }
+  EXPECT_FALSE(FakeDevice::last_spec().rule.coverage);
+  EXPECT_EQ(FakeDevice::last_spec().pages.beside, 0);
+  make("freekv-coverage:epsilon=0.125,dense_layers=1,resident=1.5");
+  const DeviceModelSpec coverage = FakeDevice::last_spec();
+  EXPECT_TRUE(coverage.rule.coverage && coverage.rule.speculative && coverage.rule.budgeted);
+  EXPECT_EQ(coverage.rule.epsilon, 0.125);
+  EXPECT_EQ(coverage.rule.sketch, SketchKind::kKey2);
+  EXPECT_EQ(coverage.rule.pooling, Pooling::kMeanSoftmax);
+  EXPECT_EQ(coverage.rule.dense_layers, 1);
+  EXPECT_EQ(coverage.pages.beside, coverage.pages.resident - coverage.pages.selected);
   make("full");
   EXPECT_FALSE(FakeDevice::last_spec().rule.selects);
 }
@@ -165,7 +180,19 @@ TEST_F(DeviceRunnerTest, CountersBecomeStatistics) {
   EXPECT_EQ(stats.bytes_offloaded, 2u * 2 * 2 * (2 * 8 * 16 * 2));  // pages, layers, heads
   EXPECT_EQ(stats.corrections_tested, 15u);
   EXPECT_THAT(stats.drifted_by_layer, testing::ElementsAre(0, 1, 2));
+  EXPECT_EQ(stats.lost_mass_count, 0u);
   EXPECT_EQ(sequence->memory().slow_kv_bytes, runner->memory_for(512).slow_kv_bytes);
+}
+
+TEST_F(DeviceRunnerTest, CoverageSaysWhatIsLost) {
+  const auto runner = make("freekv-coverage");
+  const auto sequence = runner->new_sequence(512);
+  const std::vector<int32_t> prompt(17, 5);
+  runner->prefill(*sequence, prompt, nullptr, nullptr);
+  const RetrievalStats& stats = sequence->stats();
+  EXPECT_EQ(stats.corrections_tested, 15u);
+  EXPECT_EQ(stats.lost_mass_count, 15u);
+  EXPECT_DOUBLE_EQ(stats.lost_mass_sum, 1.5);
 }
 
 TEST_F(DeviceRunnerTest, SequencesAreClosedAndWeightsShared) {

@@ -283,6 +283,7 @@ void with_kernel(const KvGeometry& kv, Launch&& launch) {
 }  // namespace
 
 bool can_correct_pages(const SelectParams& params) {
+  if (params.sketch != SketchKind::kMinMax || params.mass) return false;
   if (layout_of(params, kCluster).bytes > kMaxShared) return false;
   bool can = false;
   with_kernel(params.kv, [&](auto* kernel) {

@@ -8,8 +8,8 @@
 
 namespace freekv::cuda {
 
-/// Whether correct_pages() takes these: it needs clusters of CTAs (sm_90 and newer), and the scores
-/// of a row to fit in their shared memory.
+/// Whether correct_pages() takes these: minmax sketches, clusters of CTAs (sm_90 and newer), and
+/// scores of a row that fit in their shared memory.
 bool can_correct_pages(const SelectParams& params);
 
 /// Selects the same pages into the same slots as score_pages() and choose_pages(), and brings them

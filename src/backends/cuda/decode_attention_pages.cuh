@@ -45,7 +45,7 @@ __device__ inline RowPages row_pages(const PageMap& map, const SequenceLayer& la
     row.chosen = layer.selected_count[head];
     row.window = map.window_begin(tokens);
     ending = max(pages - row.window, 0);
-    row.selected = layer.selected + int64_t{head} * map.selected;
+    row.selected = layer.selected + int64_t{head} * map.attended_selected();
     row.slot_of_page = layer.slot_of_page + int64_t{head} * layer.max_pages;
   }
   const int32_t attended = row.front + row.chosen + ending;

@@ -22,6 +22,7 @@ void add(RowCounters& sum, const RowCounters& more) {
   sum.misses_after += more.misses_after;
   sum.tested += more.tested;
   sum.drifted += more.drifted;
+  sum.lost_mass += more.lost_mass;
 }
 
 }  // namespace
@@ -31,6 +32,9 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
     : shape(s), weights(std::move(w)), rule(r), map(m), limits(l) {
   check_argument(static_cast<int32_t>(weights.layers.size()) == shape.layers,
                  "weights of {} layers, the shape has {}", weights.layers.size(), shape.layers);
+  check_argument(
+      !rule.coverage || (rule.budgeted && rule.speculative && rule.sketch == SketchKind::kKey2),
+      "the rule is of coverage, which needs {}", "a budget, speculation and key2 sketches");
   check_argument(limits.sequences >= 1, "sequences is {}, must be 1 or more", limits.sequences);
   check_argument(limits.context >= 1, "context is {}, must be 1 or more", limits.context);
   const auto n = static_cast<size_t>(limits.sequences);
@@ -62,10 +66,11 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   splits = attention_splits(kv_heads(), longest);
   attention_scratch = DeviceBuffer(decode_attention_scratch(shape.kv, limits.sequences, splits));
   if (rule.selects) {
-    const size_t bytes = select_scratch(shape.kv, limits.sequences, max_pages);
+    const int32_t common_pages = rule.coverage ? map.sink + map.ring() : 0;
+    const size_t bytes = select_scratch(shape.kv, limits.sequences, max_pages, common_pages);
     scores_main = DeviceBuffer(bytes);
     for (Side& side : sides) {
-      if (rule.speculative) side.scores = DeviceBuffer(bytes);
+      if (rule.speculative && !rule.coverage) side.scores = DeviceBuffer(bytes);
     }
     moves = device_array<Move>(layers * rows * static_cast<size_t>(map.selected));
     move_counts = device_array<int32_t>(layers * rows);

@@ -25,6 +25,8 @@ struct Decoder::Impl {
   int32_t heads() const { return shape.kv.query_heads(); }
   int32_t kv_heads() const { return shape.kv.kv_heads; }
   int32_t qkv_width() const { return (heads() + 2 * kv_heads()) * shape.kv.head_dim; }
+  /// Whether heads are corrected when their query has moved, by its cosine with the last one.
+  bool tests_drift() const { return rule.speculative && !rule.coverage; }
   bool retrieves(int32_t layer) const {
     return (rule.selects || rule.budgeted) && layer >= rule.dense_layers;
   }

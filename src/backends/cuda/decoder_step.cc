@@ -64,21 +64,21 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                .sines = sines.as<float>(),
                .rope = shape.rope,
                // Above 1 every head selects with this step's query.
-               .tau = rule.speculative ? rule.tau : 2.0f,
-               .forced_drift = rule.speculative ? rule.forced_drift : -1,
+               .tau = tests_drift() ? rule.tau : 2.0f,
+               .forced_drift = tests_drift() ? rule.forced_drift : -1,
                .q = const_cast<float*>(select.q),
                .mode = const_cast<RowMode*>(select.mode),
-               .counters = select.counters},
+               .counters = rule.coverage ? nullptr : select.counters},
               main);
 
   const bool retrieving = rule.selects && retrieves(layer);
   if (retrieving) queue_selection(select);
-  if (retrieving && rule.speculative) query_ready.record(main);
+  if (retrieving && tests_drift()) query_ready.record(main);
   decode_attention({.batch = batch,
                     .kv = shape.kv,
                     .map = map,
                     .layer = layer,
-                    .scale = select.scale,
+                    .scale = select.query_scale,
                     .q = select.q,
                     .mode = select.mode,
                     .out = attention.as<float>(),
@@ -111,13 +111,21 @@ void Decoder::Impl::queue_layer(int32_t layer) {
   if (recall) recall->finish_layer();
 }
 
-// Corrected heads, before attention (algorithm.md, section 4, step 3).
+// Corrected heads, before attention (algorithm.md, section 4, step 3); with coverage all heads
+// select here, and what they wait for decides which are corrected (section 6).
 void Decoder::Impl::queue_selection(const SelectParams& params) {
   const bool gathers = !recall || rule.mechanism == Mechanism::kGather;
   if (gathers && can_correct_pages(params)) return correct_pages(params, main);
   if (recall) recall->hold(params.layer, main);
   score_pages(params, main);
-  choose_pages(params, main);
+  if (rule.coverage) {
+    score_common_pages(params, main);
+    cover_pages(
+        {.select = params, .mode = const_cast<RowMode*>(params.mode), .epsilon = rule.epsilon},
+        main);
+  } else {
+    choose_pages(params, main);
+  }
   if (recall) recall->bring(params, main);
 }
 
@@ -126,9 +134,15 @@ void Decoder::Impl::queue_selection(const SelectParams& params) {
 void Decoder::Impl::queue_speculation(SelectParams params) {
   Side& side = sides[params.layer % kSides];
   params.which = RowMode::kSpeculative;
+  attended.record(main);
+  if (rule.coverage) {  // they have selected; what they did not wait for is left
+    attended.hold(side.stream);
+    cover_rest(params, side.stream);
+    if (recall) recall->bring_ahead(params, side.stream);
+    return;
+  }
   params.ahead = 1;
   params.scratch = side.scores.data();
-  attended.record(main);
   query_ready.hold(side.stream);
   score_pages(params, side.stream);
   attended.hold(side.stream);
@@ -140,17 +154,22 @@ SelectParams Decoder::Impl::selection(int32_t layer) const {
   const auto at = static_cast<size_t>(layer);
   const size_t rows = static_cast<size_t>(limits.sequences) * static_cast<size_t>(kv_heads());
   const size_t row_q = static_cast<size_t>(shape.kv.group) * static_cast<size_t>(shape.kv.head_dim);
+  const float query_scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim));
   SelectParams params{.batch = batch,
                       .kv = shape.kv,
                       .map = map,
                       .layer = layer,
-                      .scale = 1.0f / std::sqrt(static_cast<float>(shape.kv.head_dim)),
+                      // Scores of key2 are logarithms of attention mass already.
+                      .scale = rule.sketch == SketchKind::kKey2 ? 1.0f : query_scale,
+                      .query_scale = query_scale,
+                      .sketch = rule.sketch,
                       .q = q.as<float>() + at * rows * row_q,
                       .mode = modes.as<RowMode>() + at * rows,
                       .which = RowMode::kCorrected,
                       .ahead = 0,
                       .pooling = rule.pooling,
                       .max_candidates = map.pages(limits.context),
+                      .mass = rule.coverage,
                       .forced_churn = rule.forced_churn,
                       .scratch = scores_main.data(),
                       .moves = nullptr,

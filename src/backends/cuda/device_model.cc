@@ -183,8 +183,8 @@ void CudaModel::counters(int32_t sequence, std::span<LayerCounters> out) const {
     const std::vector<RowCounters> layers = decoder_->layer_counters(sequence);
     for (size_t l = 0; l < out.size(); ++l) {
       const RowCounters& from = layers.at(l);
-      out[l] = {from.selections,   from.pages_selected, from.misses_before,
-                from.misses_after, from.tested,         from.drifted};
+      out[l] = {from.selections, from.pages_selected, from.misses_before, from.misses_after,
+                from.tested,     from.drifted,        from.lost_mass};
     }
   });
 }

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "backends/tensors.hpp"
+
 #ifdef __CUDACC__
 #define FREEKV_HOST_DEVICE __host__ __device__
 #else
@@ -31,6 +33,13 @@ struct KvGeometry {
   /// Values of a slot: one page, all heads.
   FREEKV_HOST_DEVICE int64_t slot() const { return kv_heads * head_page(); }
 
+  /// Bytes of a head's sketch of one page: [hi|lo][d] in the KV type, or the bytes of
+  /// Key2SketchView (backends/tensors.hpp). A multiple of 64.
+  FREEKV_HOST_DEVICE int64_t sketch_bytes(SketchKind kind) const {
+    const int64_t levels = kind == SketchKind::kKey2 ? int64_t{page} * head_dim / 4 : 0;
+    return int64_t{4} * head_dim + levels;
+  }
+
   // The fast tier is token-major (NHD): [slot][K|V][p][M][d].
   FREEKV_HOST_DEVICE int64_t fast_token_stride() const { return int64_t{kv_heads} * head_dim; }
   FREEKV_HOST_DEVICE int64_t fast_key(int32_t at, int token, int head) const {
@@ -54,6 +63,7 @@ struct PageMap {
   int32_t window = 1;    // whole pages always attended at the end; an unfinished one comes on top
   int32_t selected = 0;  // k
   int32_t resident = 0;  // slots per head that hold selected pages, at least k
+  int32_t beside = 0;    // pages of the last selection attended to beside the k (coverage)
 
   FREEKV_HOST_DEVICE int32_t pages(int64_t tokens) const {
     return static_cast<int32_t>((tokens + page - 1) / page);
@@ -74,8 +84,17 @@ struct PageMap {
     const int32_t direct = sink + selected;
     return at < direct ? at : sink + resident + (at - direct) % ring();
   }
+  /// Of the pages that one head attends to, most that were selected: the length of its list.
+  FREEKV_HOST_DEVICE int32_t attended_selected() const { return selected + beside; }
   /// Most pages one head attends to in a step past the budget.
-  FREEKV_HOST_DEVICE int32_t attended() const { return sink + selected + ring(); }
+  FREEKV_HOST_DEVICE int32_t attended() const { return sink + attended_selected() + ring(); }
+  /// Pages that all heads attend to past the budget, sink and window, and the i-th of them.
+  FREEKV_HOST_DEVICE int32_t common_count(int64_t tokens) const {
+    return sink + pages(tokens) - window_begin(tokens);
+  }
+  FREEKV_HOST_DEVICE int32_t common_page(int64_t tokens, int32_t i) const {
+    return i < sink ? i : window_begin(tokens) + (i - sink);
+  }
 };
 
 /// One layer of one sequence: where its KV, sketches and bookkeeping lie. An array of these stands
@@ -88,18 +107,23 @@ struct SequenceLayer {
   bool retrieves = false;
   /// The slow tier is laid out as the fast one; for comparisons (HostLayout, decoder.hpp).
   bool token_major = false;
+  SketchKind sketch_kind = SketchKind::kMinMax;
   int32_t max_pages = 0;
   void* fast = nullptr;             // [slots][K|V][p][M][d]
   void* slow = nullptr;             // pinned host memory, device address: [max_pages][M][K|V][p][d]
-  void* sketch = nullptr;           // [M][max_pages][hi|lo][d], in the KV type
+  void* sketch = nullptr;           // [M][max_pages] of KvGeometry::sketch_bytes()
   int32_t* slot_of_page = nullptr;  // [M][max_pages]: slot counted from PageMap::sink on, or -1
   int32_t* page_in_slot = nullptr;  // [M][resident], or -1
   uint32_t* last_use = nullptr;     // [M][resident]: the step's clock at the last use, 0 = never
   uint32_t* clock = nullptr;        // [M]: selections made
-  int32_t* selected = nullptr;      // [M][k] logical pages, ascending: what attention reads
+  // Logical pages, ascending: what attention reads beside sink and window.
+  int32_t* selected = nullptr;        // [M][PageMap::attended_selected()]
   int32_t* selected_count = nullptr;  // [M]
-  float* previous_q = nullptr;        // [M][G][d]: q of the last step, after RoPE
-  int32_t* started = nullptr;         // [M]: whether previous_q holds one
+  // Of a rule of coverage: this step's selection, not all of which need be attended to.
+  int32_t* chosen = nullptr;        // [M][k]
+  int32_t* chosen_count = nullptr;  // [M]
+  float* previous_q = nullptr;      // [M][G][d]: q of the last step, after RoPE
+  int32_t* started = nullptr;       // [M]: whether previous_q holds one
 };
 
 /// What a row does in a step.
@@ -107,6 +131,8 @@ enum class RowMode : int32_t {
   kDense = 0,        // attends to everything: T <= B, or the layer does not retrieve
   kSpeculative = 1,  // attends to what was selected with the last query; selects afterwards
   kCorrected = 2,    // its query moved (or there was none): selects and recalls before attention
+  // Of a rule of coverage all rows past the budget are kCorrected until cover_pages(), which leaves
+  // them so where pages are recalled before attention.
 };
 
 /// A page to be brought into a slot of its row, counted as in SequenceLayer::slot_of_page.
@@ -138,6 +164,7 @@ struct RowCounters {
   unsigned long long misses_after = 0;
   unsigned long long tested = 0;
   unsigned long long drifted = 0;
+  double lost_mass = 0;  // of a rule of coverage, the sum over its tests
 };
 
 }  // namespace freekv::cuda

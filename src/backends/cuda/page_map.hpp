@@ -12,7 +12,8 @@ inline PageMap page_map(const DevicePages& pages) {
           .sink = pages.sink,
           .window = pages.window,
           .selected = pages.selected,
-          .resident = pages.resident};
+          .resident = pages.resident,
+          .beside = pages.beside};
 }
 
 }  // namespace freekv::cuda

@@ -47,6 +47,7 @@ struct LayerKind {
   bool slow = true;
   bool sketch = false;
   bool token_major = false;
+  SketchKind sketch_kind = SketchKind::kMinMax;
 };
 
 struct Sizes {
@@ -71,9 +72,9 @@ class World {
     for (const int32_t pages : sizes_.max_pages) {
       for (const LayerKind& kind : sizes_.layers) {
         const int32_t slots = kind.budgeted ? sizes_.map.budget_slots() : pages;
-        places_.push_back(
-            {take(fast, slots * kv.slot()), take(slow, kind.slow * pages * kv.slot()),
-             take(sketch, kind.sketch * int64_t{2} * kv.kv_heads * pages * kv.head_dim)});
+        places_.push_back({take(fast, slots * kv.slot()), take(slow, kind.slow * pages * kv.slot()),
+                           take(sketch, kind.sketch * kv.kv_heads * pages *
+                                            kv.sketch_bytes(kind.sketch_kind) / 2)});
       }
     }
     device_fast_ = device_array<uint16_t>(fast.size());
@@ -150,6 +151,7 @@ class World {
         layer.max_pages = sizes_.max_pages[static_cast<size_t>(s)];
         layer.fast = device_fast_.as<uint16_t>() + place.fast;
         if (kind.slow) layer.slow = host_slow_.device() + place.slow * sizeof(uint16_t);
+        layer.sketch_kind = kind.sketch_kind;
         if (kind.sketch) layer.sketch = device_sketch_.as<uint16_t>() + place.sketch;
         result.push_back(layer);
       }

@@ -199,9 +199,11 @@ __device__ RowMode mode_of(const RopeAppendParams& p, const Step& step, int b, i
   const bool drifted = p.forced_drift < 0
                            ? !(sum / static_cast<float>(p.kv.group) >= p.tau)
                            : draw(step.tokens, p.layer, sequence, m) < p.forced_drift;
-  RowCounters& counters = p.counters[int64_t{sequence} * p.kv.kv_heads + m];
-  counters.tested += 1;
-  counters.drifted += drifted ? 1 : 0;
+  if (p.counters != nullptr) {
+    RowCounters& counters = p.counters[int64_t{sequence} * p.kv.kv_heads + m];
+    counters.tested += 1;
+    counters.drifted += drifted ? 1 : 0;
+  }
   return drifted ? RowMode::kCorrected : RowMode::kSpeculative;
 }
 

@@ -45,7 +45,7 @@ struct RopeAppendParams {
   float forced_drift = -1;
   float* q = nullptr;               // [R, G, d] out: rotated
   RowMode* mode = nullptr;          // [R] out
-  RowCounters* counters = nullptr;  // of this layer: [sequences][M]
+  RowCounters* counters = nullptr;  // of this layer: [sequences][M]; null: nothing is counted
 };
 /// Norms and rotates q and k by position T - 1, writes k and v in the KV type to the slot of the
 /// current page, tests which rows drifted, then keeps q as SequenceLayer::previous_q and sets

@@ -1,9 +1,7 @@
 // Scores of box sketches: queries against hi and lo of pages (Quest, section 3.2). Device code.
 #pragma once
 
-#include <cmath>
-
-#include "backends/cuda/block_select.cuh"
+#include "backends/cuda/score_rows.cuh"
 #include "backends/cuda/selection_scratch.hpp"
 #include "backends/cuda/sketch_values.cuh"
 
@@ -79,29 +77,6 @@ __device__ void split_query(const float* q, int group, float* factors) {
   }
 }
 
-// Sums each of kCount values over a team's lanes. Halves are exchanged first, so that lanes add
-// different values: lane l of the team returns the sum of value l / (kTeam / kCount).
-template <int kTeam, int kCount>
-__device__ float team_sums(float (&v)[kCount]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int kept = kCount / 2; kept >= 1; kept /= 2) {
-    const int offset = kTeam / kCount * kept;
-    const bool upper = (lane & offset) != 0;
-#pragma unroll
-    for (int i = 0; i < kept; ++i) {
-      const float given = upper ? v[i] : v[i + kept];
-      const float own = upper ? v[i + kept] : v[i];
-      v[i] = own + __shfl_xor_sync(kAllLanes, given, offset);
-    }
-  }
-#pragma unroll
-  for (int offset = kTeam / kCount / 2; offset >= 1; offset /= 2) {
-    v[0] += __shfl_xor_sync(kAllLanes, v[0], offset);
-  }
-  return v[0];
-}
-
 // Scores of a warp's pages for all heads, to scores[G][kScoreSplit].
 template <typename T, int D>
 __device__ void score_held(const Held<D>& held, const float* factors, int group, int round,
@@ -135,36 +110,13 @@ __device__ void score_held(const Held<D>& held, const float* factors, int group,
         for (int e = 0; e < 8; ++e) sums[i] = fmaf(x[e], values[i][piece][e], sums[i]);
       }
     }
-    const float score = team_sums<Tile::kTeam>(sums);
+    const float score = over_team<Tile::kTeam>(sums, Sum{});
     constexpr int kSharers = Tile::kTeam / Tile::kPages;  // lanes that hold the same sum
     if (in_team % kSharers == 0) {
       const int page = page_at<D>(round, warp, lane / Tile::kTeam, in_team / kSharers);
       scores[g * kScoreSplit + page] = score;
     }
   }
-}
-
-__device__ inline float warp_max(float value) {
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
-  }
-  return value;
-}
-
-// By one warp: see SplitSoftmax.
-__device__ inline SplitSoftmax split_softmax(const float* scores, int pages, float scale) {
-  static_assert(kScoreSplit == 64, "two scores per lane");
-  const int lane = threadIdx.x % 32;
-  const bool has_first = lane < pages, has_second = lane + 32 < pages;
-  const float first = has_first ? scores[lane] : -INFINITY;
-  const float second = has_second ? scores[lane + 32] : -INFINITY;
-  const float highest = warp_max(fmaxf(first, second));
-  const float base = highest == -INFINITY ? 0.0f : highest;
-  const float factor = scale * kLog2E;
-  float sum = has_first ? exp2f((first - base) * factor) : 0.0f;
-  sum += has_second ? exp2f((second - base) * factor) : 0.0f;
-  return {highest, sum_of_warp(sum)};
 }
 
 }  // namespace freekv::cuda

@@ -1,7 +1,8 @@
-// score_pages() of selection.hpp: queries against page sketches, and partial softmaxes.
+// score_pages() of selection.hpp: queries against minmax sketches; key2's are in score_key2.cu.
 #include "backends/cuda/head_page.hpp"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/score_minmax.cuh"
+#include "backends/cuda/score_rows.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
 #include "core/check.hpp"
@@ -11,20 +12,6 @@ namespace freekv::cuda {
 namespace {
 
 constexpr int kMaxGroup = 16;
-
-__device__ void write_scores(const SelectParams& params, int row, int first, int pages,
-                             const float* scores) {
-  const SelectionScratch scratch(params);
-  const int group = params.kv.group;
-  for (int i = threadIdx.x; i < group * kScoreSplit; i += kScoreThreads) {
-    scratch.row_scores(row, i / kScoreSplit)[first + i % kScoreSplit] = scores[i];
-  }
-  if (!has_softmax(params.pooling)) return;
-  for (int g = threadIdx.x / 32; g < group; g += kScoreWarps) {
-    const SplitSoftmax softmax = split_softmax(scores + g * kScoreSplit, pages, params.scale);
-    if (threadIdx.x % 32 == 0) scratch.row_splits(row, g)[first / kScoreSplit] = softmax;
-  }
-}
 
 // One CTA per row (y) and split of its candidates (x).
 template <typename T, int D>
@@ -39,7 +26,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   wait_for_previous();
   if (params.mode[row] != params.which) return;
   const int first = static_cast<int>(blockIdx.x) * kScoreSplit;
-  if (n <= params.map.selected || first >= n) return;
+  if (!needs_scores(params, n) || first >= n) return;
 
   const int pages = min(n - first, kScoreSplit), thread = static_cast<int>(threadIdx.x);
   const int group = params.kv.group;
@@ -57,17 +44,18 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     score_held<T, D>(held, factors, group, round, scores, thread);
   }
   __syncthreads();
-  write_scores(params, row, first, pages, scores);
+  write_scores<kScoreThreads>(params, row, first, pages, scores);
 }
 
 }  // namespace
 
-size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates) {
+size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates,
+                      int32_t common_pages) {
   const auto rows = static_cast<size_t>(n) * static_cast<size_t>(kv.kv_heads);
   const auto group = static_cast<size_t>(kv.group);
   const auto stride = static_cast<size_t>(SelectionScratch::padded(max_candidates));
-  return rows * ((group + 1) * stride * sizeof(float) +
-                 group * (stride / kScoreSplit) * sizeof(SplitSoftmax));
+  const size_t parts = stride / kScoreSplit + static_cast<size_t>(common_pages);
+  return rows * ((group + 1) * stride * sizeof(float) + group * parts * sizeof(SplitSoftmax));
 }
 
 void score_pages(const SelectParams& params, cudaStream_t stream) {
@@ -76,10 +64,12 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
                  kv.group, kMaxGroup);
   const int64_t rows = int64_t{params.batch.n} * kv.kv_heads;
   check_argument(rows <= 65535, "{} rows, at most {} fit a launch", rows, 65535);
-  if (rows == 0 || params.max_candidates <= params.map.selected) return;
+  if (rows == 0 || params.max_candidates <= 0) return;
+  if (!params.mass && params.max_candidates <= params.map.selected) return;
   const auto splits =
       static_cast<unsigned>((params.max_candidates + kScoreSplit - 1) / kScoreSplit);
   const dim3 grid(splits, static_cast<unsigned>(rows));
+  if (params.sketch == SketchKind::kKey2) return score_key2_pages(params, grid, stream);
   with_head_dim(kv.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     const size_t shared = static_cast<size_t>(kv.group) * (2 * kDim + kScoreSplit) * sizeof(float);

@@ -38,8 +38,9 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
     const auto q_values =
         static_cast<size_t>(shape.kv.query_heads()) * static_cast<size_t>(shape.kv.head_dim);
     if (rule.selects) {
-      layer.sketch = places.sketch.take(heads * pages * 2 * static_cast<size_t>(shape.kv.head_dim) *
-                                        kValueBytes);
+      layer.sketch_kind = rule.sketch;
+      layer.sketch = places.sketch.take(heads * pages *
+                                        static_cast<size_t>(shape.kv.sketch_bytes(rule.sketch)));
     }
     if (layer.budgeted) {
       layer.slot_of_page = places.tables.take<int32_t>(heads * pages * sizeof(int32_t));
@@ -47,8 +48,13 @@ std::vector<SequenceLayer> place_layers(const DecoderShape& shape, const Retriev
       layer.last_use = places.tables.take<uint32_t>(heads * resident * sizeof(uint32_t));
       layer.clock = places.tables.take<uint32_t>(heads * sizeof(uint32_t));
     }
-    layer.selected = places.tables.take<int32_t>(heads * k * sizeof(int32_t));
+    const auto listed = static_cast<size_t>(map.attended_selected());
+    layer.selected = places.tables.take<int32_t>(heads * listed * sizeof(int32_t));
     layer.selected_count = places.tables.take<int32_t>(heads * sizeof(int32_t));
+    if (rule.coverage) {
+      layer.chosen = places.tables.take<int32_t>(heads * k * sizeof(int32_t));
+      layer.chosen_count = places.tables.take<int32_t>(heads * sizeof(int32_t));
+    }
     layer.previous_q = places.tables.take<float>(q_values * sizeof(float));
     layer.started = places.tables.take<int32_t>(heads * sizeof(int32_t));
   }
@@ -123,6 +129,7 @@ void SequenceMemory::reset_tables(int64_t tokens, cudaStream_t stream) {
     if (!layer.retrieves) continue;
     zero(layer.selected_count, heads * sizeof(int32_t));
     zero(layer.started, heads * sizeof(int32_t));
+    if (layer.chosen_count) zero(layer.chosen_count, heads * sizeof(int32_t));
     if (!layer.budgeted) continue;
     const auto pages = static_cast<size_t>(layer.max_pages);
     const auto resident = static_cast<size_t>(map_.resident);

@@ -1,5 +1,6 @@
-// sketch_pages() of selection.hpp: minmax sketches of complete pages.
+// sketch_pages() of selection.hpp: minmax sketches of complete pages; key2's are in sketch_key2.cu.
 #include "backends/cuda/selection.hpp"
+#include "backends/cuda/sketch_keys.cuh"
 #include "backends/cuda/sketch_values.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
@@ -10,24 +11,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kValues = 8;  // per thread: 16 bytes
 constexpr int kLoads = 16;  // tokens in flight per thread; divides every page
-
-// Keys of one page and head, at one thread's eight channels.
-struct KeyColumn {
-  int64_t begin = 0;   // of the first token, in values
-  int64_t stride = 0;  // to the next token
-};
-
-__device__ KeyColumn key_column(const SketchPagesParams& params, int32_t page, int head,
-                                int channel) {
-  if (params.keys) {
-    const int64_t row = int64_t{page} * params.kv.page * params.kv.kv_heads + head;
-    return {row * params.key_stride + channel, int64_t{params.kv.kv_heads} * params.key_stride};
-  }
-  if (params.layer.budgeted && !params.layer.token_major) {
-    return {params.kv.slow_head_page(page, head) + channel, params.kv.head_dim};
-  }
-  return {params.kv.fast_key(page, 0, head) + channel, params.kv.fast_token_stride()};
-}
 
 // std::max and std::min on purpose: of equals the earlier stays and a NaN after the first token is
 // passed over, as in the CPU's sketches.
@@ -50,10 +33,8 @@ __global__ void __launch_bounds__(kThreads) sketch_kernel(SketchPagesParams para
   const int head = static_cast<int>(at / columns % kv.kv_heads);
   const auto page = static_cast<int32_t>(params.first + at / columns / kv.kv_heads);
 
-  const void* tier = params.layer.budgeted ? params.layer.slow : params.layer.fast;
-  if (params.keys) tier = params.keys;
   const KeyColumn column = key_column(params, page, head, channel);
-  const T* keys = static_cast<const T*>(tier) + column.begin;
+  const T* keys = static_cast<const T*>(keys_of(params)) + column.begin;
   float hi[kValues], lo[kValues];
   for (int first = 0; first < kv.page; first += kLoads) {
     uint4 raw[kLoads];
@@ -105,6 +86,7 @@ void check(const SketchPagesParams& params) {
 void sketch_pages(const SketchPagesParams& params, cudaStream_t stream) {
   if (params.count <= 0) return;
   check(params);
+  if (params.layer.sketch_kind == SketchKind::kKey2) return sketch_key2_pages(params, stream);
   const KvGeometry& kv = params.kv;
   const int64_t threads = int64_t{params.count} * kv.kv_heads * (kv.head_dim / kValues);
   const auto grid = static_cast<unsigned>((threads + kThreads - 1) / kThreads);

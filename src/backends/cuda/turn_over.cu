@@ -1,7 +1,10 @@
 // turn_over() of recall.hpp: pages that filled go to the slow tier and are sketched.
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "backends/cuda/head_page.hpp"
+#include "backends/cuda/key2_build.cuh"
 #include "backends/cuda/recall.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -110,9 +113,15 @@ __global__ void __launch_bounds__(kThreads)
                                          : kv.slow_head_page(page, head);
     write_page<kDim>(from, unit_at(layer.slow, to), layer.token_major, kv.page, kv.kv_heads);
   }
-  if (layer.sketch != nullptr) {
-    const int64_t at = (int64_t{head} * layer.max_pages + page) * 2 * kDim;
-    sketch_page<kType, kDim>(from, unit_at(layer.sketch, at), kv.page, kv.kv_heads);
+  if (layer.sketch == nullptr) return;
+  const int64_t at = (int64_t{head} * layer.max_pages + page) * kv.sketch_bytes(layer.sketch_kind);
+  unsigned char* sketch = static_cast<unsigned char*>(layer.sketch) + at;
+  if (layer.sketch_kind == SketchKind::kKey2) {
+    using T = std::conditional_t<kType == KvType::kBF16, __nv_bfloat16, __half>;
+    build_key2_page<T, kDim, kThreads>(from, int64_t{kv.kv_heads} * kRowUnits<kDim>, kv.page,
+                                       sketch);
+  } else {
+    sketch_page<kType, kDim>(from, reinterpret_cast<uint4*>(sketch), kv.page, kv.kv_heads);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "backends/cuda/recall.hpp"
 #include "backends/cuda/recall_cases.hpp"
+#include "backends/reference/selection.hpp"
 #include "core/dtype.hpp"
 #include "freekv/error.hpp"
 
@@ -23,9 +24,14 @@ using cases::World;
 constexpr uint16_t kNaN = 0x7fff;  // in the model: any NaN
 
 // Every combination that a layer can be, and some that only a wrong test of flags would tell apart.
-const std::vector<LayerKind> kKinds = {{true, true, true},       {true, true, false},
-                                       {true, true, true, true}, {true, false, false},
-                                       {false, false, true},     {false, false, false}};
+const std::vector<LayerKind> kKinds = {{true, true, true},
+                                       {true, true, false},
+                                       {true, true, true, true},
+                                       {true, false, false},
+                                       {false, false, true},
+                                       {false, false, false},
+                                       {true, true, true, false, SketchKind::kKey2},
+                                       {false, false, true, false, SketchKind::kKey2}};
 
 DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
 
@@ -57,6 +63,22 @@ void sketch_page(World& world, int sequence, int layer, int head, int32_t page, 
     to[e] = stored(world, hi);
     to[kv.head_dim + e] = stored(world, lo);
   }
+}
+
+// The reference's bytes, with NaN in the model's form.
+void sketch_key2_page(World& world, int sequence, int layer, int head, int32_t page, int32_t slot) {
+  const KvGeometry& kv = world.sizes().kv;
+  const DType dtype = dtype_of(kv.type);
+  const int64_t pages = world.sizes().max_pages[static_cast<size_t>(sequence)];
+  const int64_t values = kv.sketch_bytes(SketchKind::kKey2) / 2;
+  uint16_t* to = world.sketch_of(sequence, layer) + (head * pages + page) * values;
+  const KvPool pool{reinterpret_cast<std::byte*>(world.fast_of(sequence, layer)),
+                    {kv.kv_heads, kv.head_dim, kv.page, dtype},
+                    KvLayout::kNHD,
+                    slot + 1};
+  reference::build_key2_sketch(pool, slot, head,
+                               {reinterpret_cast<std::byte*>(to), dtype, kv.head_dim, kv.page}, 0);
+  for (int e = 0; e < 2 * kv.head_dim; ++e) to[e] = stored(world, load(world, to, e));
 }
 
 void write_page(World& world, int sequence, int layer, int head, int32_t page, int32_t slot) {
@@ -92,7 +114,11 @@ void turn_over_in_model(World& world, const std::vector<int64_t>& tokens) {
       const int layer = static_cast<int>(l);
       const int32_t slot = kind.budgeted ? map.common_slot(page) : page;
       for (int head = 0; head < world.sizes().kv.kv_heads; ++head) {
-        if (kind.sketch) sketch_page(world, sequence, layer, head, page, slot);
+        if (kind.sketch && kind.sketch_kind == SketchKind::kKey2) {
+          sketch_key2_page(world, sequence, layer, head, page, slot);
+        } else if (kind.sketch) {
+          sketch_page(world, sequence, layer, head, page, slot);
+        }
         if (kind.slow) write_page(world, sequence, layer, head, page, slot);
       }
     }

@@ -91,10 +91,12 @@ class FreeKvPolicy final : public Policy {
     return std::make_unique<FreeKvState>(config, needs_);
   }
   std::optional<RetrievalRule> device_rule() const override {
-    if (needs_.sketch != "minmax" || needs_.recall != RecallMechanism::kGather) return std::nullopt;
+    const auto sketch = device_sketch(needs_.sketch);
+    if (!sketch || needs_.recall != RecallMechanism::kGather) return std::nullopt;
     RetrievalRule rule;
     rule.budgeted = rule.slow = true;
     rule.selects = rule.speculative = true;
+    rule.sketch = *sketch;
     rule.tau = tau_;
     rule.pooling = pooling_;
     rule.dense_layers = needs_.dense_layers;

@@ -139,6 +139,17 @@ class CoveragePolicy final : public Policy {
     static_cast<CoverageState&>(sequence.state).forget();
   }
 
+  std::optional<RetrievalRule> device_rule() const override {
+    if (needs_.sketch != "key2" || needs_.recall != RecallMechanism::kGather) return std::nullopt;
+    RetrievalRule rule;
+    rule.budgeted = rule.slow = true;
+    rule.selects = rule.speculative = rule.coverage = true;
+    rule.epsilon = epsilon_;
+    rule.sketch = SketchKind::kKey2;
+    rule.dense_layers = needs_.dense_layers;
+    return rule;
+  }
+
   void pages_for(LayerStep& step) override {
     try {
       select(step);

@@ -23,9 +23,11 @@ class QuestPolicy final : public Policy {
     return std::make_unique<RetrievalState>(config, needs_);
   }
   std::optional<RetrievalRule> device_rule() const override {
-    if (needs_.sketch != "minmax") return std::nullopt;
+    const auto sketch = device_sketch(needs_.sketch);
+    if (!sketch) return std::nullopt;
     RetrievalRule rule;
     rule.selects = true;
+    rule.sketch = *sketch;
     rule.pooling = pooling_;
     rule.dense_layers = needs_.dense_layers;
     return rule;
