@@ -53,6 +53,10 @@ struct Variant {
 // of a layer.
 constexpr double kMoreRoundings = 4;
 
+bool uses_key2(std::string_view policy) {
+  return policy.find("key2") != policy.npos || policy.find("coverage") != policy.npos;
+}
+
 class DeviceAgainstHost : public testing::TestWithParam<Variant> {};
 
 // Both compute with the same bf16 weights and KV type; activations between the products are bf16
@@ -90,6 +94,17 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
     options.policy = policy;
     options.backend = "cpu";
     const Logits host = run(options, tokens, 400);
+    // The levels of key2 jump where a box's edges move, so that on random keys rounding KV alone
+    // has the host take other pages in most steps: half of the most that this changes is the bound.
+    double policy_bound = bound;
+    if (uses_key2(policy)) {
+      EngineOptions unrounded = options;
+      unrounded.kv_type = "f32";
+      const Logits other = run(unrounded, tokens, 400);
+      for (size_t i = 0; i < host.size(); ++i) {
+        policy_bound = std::max(policy_bound, relative_error(other[i], host[i]) / 2);
+      }
+    }
     options.backend = "cuda";
     const Logits device = run(options, tokens, 400);
     std::vector<double> errors;
@@ -99,9 +114,9 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
     // Selections part where two pages score the same to within rounding, and sharp attention then
     // changes much: retrieval is held to the bound in most steps, dense attention in all.
     const double error = options.policy == "full" ? errors.back() : errors[errors.size() / 2];
-    EXPECT_LT(error, bound) << policy;
+    EXPECT_LT(error, policy_bound) << policy;
     std::printf("%s %s: relative error %.1e, bound %.1e, at most %.1e\n", v.name, policy, error,
-                bound, errors.back());
+                policy_bound, errors.back());
   }
 }
 
@@ -211,7 +226,7 @@ TEST(DeviceEngine, RefusesByNameWhatRunsOnTheHostOnly) {
   const TemporaryModel model(tiny_model_records(shape_for("cuda")));
   EngineOptions options = options_for("cuda", model);
   for (const char* policy :
-       {"streaming", "freekv:sketch=cuboid", "freekv-coverage:sketch=minmax_key2"}) {
+       {"streaming", "freekv:sketch=cuboid", "freekv-coverage:sketch=minmax+key2"}) {
     EngineOptions other = options;
     other.policy = policy;
     EXPECT_THAT(message_of(other), testing::HasSubstr(std::string("policy ") + policy));
