@@ -12,7 +12,7 @@ namespace freekv {
 
 /// Grows with every change of device_model.hpp or of what stands here: program and library speak
 /// C++ with each other and must come from the same headers.
-inline constexpr int kDeviceInterface = 1;
+inline constexpr int kDeviceInterface = 2;
 
 struct DeviceInfo {
   std::string name;
