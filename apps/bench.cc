@@ -68,6 +68,9 @@ int32_t greedy(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+/// A device is fast enough for every row to prefill, and be measured on, its whole context.
+bool on_device(const Engine& engine) { return engine.device() != engine.options().backend; }
+
 /// Prefills densely what the rows of one context share: all but the tokens each row prefills
 /// itself. Null when a row's prefill is the whole context.
 std::unique_ptr<Sequence> shared_prefix(Engine& dense, std::span<const int32_t> tokens,
@@ -139,7 +142,7 @@ nlohmann::ordered_json row_json(const Row& row, const Engine& engine, const Benc
           {"batch", row.batch},
           {"prefill_tok_s", row.prefill_tok_s},
           {"prefill_tokens",
-           engine.reuses_prefixes() ? std::min(row.context, options.prefill_tokens) : row.context},
+           on_device(engine) ? row.context : std::min(row.context, options.prefill_tokens)},
           {"decode_ms", row.decode_ms},
           {"steps", options.steps},
           {"fast_kv_bytes", row.memory.fast_kv_bytes},
@@ -234,13 +237,12 @@ void bench(const CLI::App& command, const BenchOptions& options) {
     const auto tokens = running_text(*dense, options.text, context);
     const int64_t chunk = dense->options().chunk;
     const int64_t shared =
-        dense->reuses_prefixes()
-            ? std::max<int64_t>(0, context - options.prefill_tokens) / chunk * chunk
-            : 0;
+        on_device(*dense) ? 0
+                          : std::max<int64_t>(0, context - options.prefill_tokens) / chunk * chunk;
     const auto prefix = shared_prefix(*dense, tokens, shared, interrupt);
     for (int batch : options.batches) {
       for (const auto& engine : engines) {
-        if (engine->device() != engine->options().backend) {
+        if (on_device(*engine)) {
           fmt::print(stderr, "{} x {}, {}\n", batch, engine->options().policy,
                      format_memory(*engine, context + options.warmup + options.steps));
         }

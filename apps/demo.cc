@@ -85,11 +85,9 @@ std::vector<int32_t> encode_question(const Engine& engine, const std::string& te
   return engine.encode(engine.chat_prompt(user_turn(text)), true);
 }
 
-/// Reads the document once, densely: what every question and policy begins with. Null where
-/// prefill takes nothing over.
+/// Reads the document once, densely: what every question and policy begins with.
 std::unique_ptr<Sequence> read_document(Engine& engine, const std::string& document,
                                         const Interrupt& interrupt) {
-  if (!engine.reuses_prefixes()) return nullptr;
   const auto tokens = encode_question(engine, document);
   auto sequence = engine.new_sequence(static_cast<int64_t>(tokens.size()));
   Progress progress("reading", static_cast<int64_t>(tokens.size()));

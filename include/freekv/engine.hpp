@@ -90,8 +90,6 @@ class Engine {
   const std::string& device() const;
   /// For the policy "auto": which one was chosen and why, in one line; else empty.
   const std::string& policy_note() const;
-  /// Whether prefill takes over what `like` has computed.
-  bool reuses_prefixes() const;
 
   // --- text -------------------------------------------------------------------------------------
   /// Any bytes; with `special`, texts of special tokens become these tokens.
@@ -123,6 +121,10 @@ class Engine {
   /// It may be `sequence` itself: what its last prompt and this one begin with in common then stays
   /// where it is, also after a prefill that was cancelled, unless the policy dropped it. Decoded
   /// tokens never stay: their KV is what sparse attention made of it, and differs from prefill's.
+  ///
+  /// On a device whole pages are copied, none after a prefill that was cancelled, and the tokens
+  /// after them are computed in other chunks than without `like`, so that their last bits may
+  /// differ. Where both prompts are the same nothing is computed and no bit differs.
   void prefill(Sequence& sequence, std::span<const int32_t> prompt,
                const std::function<bool(int64_t done)>& proceed = nullptr,
                const Sequence* like = nullptr);

@@ -67,6 +67,17 @@ struct DeviceModelSpec {
   int threads = 1;      // host threads that convert weights and touch memory
 };
 
+class DeviceModel;
+
+/// The first `tokens` tokens of a prompt, as a sequence of the same or another model (another rule
+/// over the same weights and KV type) has them from its own last prefill; decode steps may have
+/// followed. Nothing by default.
+struct DevicePrefix {
+  const DeviceModel* model = nullptr;
+  int32_t sequence = 0;
+  int64_t tokens = 0;
+};
+
 /// Used by one thread at a time. Throws Error: kOutOfMemory with both byte counts before anything
 /// of a sequence is kept; kDevice when the device fails or is lost, and from every call after that,
 /// while destruction still works. After any Error of prefill() or decode(), the sequences of the
@@ -95,9 +106,11 @@ class DeviceModel {
 
   /// Starts the sequence over with `ids`, exactly (dense attention); returns logits [V] in host
   /// memory, valid until the next call. `proceed(done)` as for Engine::prefill; a device that works
-  /// layer by layer counts tokens over all layers.
+  /// layer by layer counts tokens over all layers. The KV of `prefix` is copied, to the same bits:
+  /// whole pages of the prompt, or all of it; then nothing is computed and the logits are empty.
   virtual View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
-                                       const std::function<bool(int64_t done)>& proceed) = 0;
+                                       const std::function<bool(int64_t done)>& proceed,
+                                       const DevicePrefix& prefix = {}) = 0;
   /// One step: sequences[i] goes on with ids[i]; returns logits [n, V] in host memory, valid until
   /// the next call. Each sequence has room for one more token.
   virtual View<const float, 2> decode(std::span<const int32_t> sequences,

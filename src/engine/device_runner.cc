@@ -89,9 +89,10 @@ class DeviceSequence final : public RunnerSequence {
   DeviceSequence& operator=(const DeviceSequence&) = delete;
 
   int32_t index() const { return index_; }
+  const DeviceModel& model() const { return model_; }
   int64_t tokens() const override { return model_.tokens(index_); }
   int64_t context() const override { return context_; }
-  int64_t kept_tokens() const override { return 0; }
+  int64_t kept_tokens() const override { return kept; }
   MemoryStats memory() const override { return memory_of(model_.footprint(context_)); }
 
   /// What the device counted is fetched when somebody asks.
@@ -122,6 +123,10 @@ class DeviceSequence final : public RunnerSequence {
   }
   void moved() { stale_ = true; }
 
+  std::vector<int32_t> prompt;       // whose KV, as prefill made it, the sequence begins with
+  std::vector<float> prompt_logits;  // after it
+  int64_t kept = 0;                  // tokens of the last prompt that were not computed
+
  private:
   DeviceModel& model_;
   int64_t context_;
@@ -146,7 +151,6 @@ class DeviceRunner final : public Runner {
 
   const std::string& device() const override { return model_->device(); }
   std::shared_ptr<DeviceWeights> weights() const { return model_->weights(); }
-  bool reuses_prefixes() const override { return false; }
   MemoryStats memory_for(int64_t context) const override {
     return memory_of(model_->footprint(context));
   }
@@ -156,10 +160,21 @@ class DeviceRunner final : public Runner {
 
   View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
                                const std::function<bool(int64_t)>& proceed,
-                               const RunnerSequence*) override {
+                               const RunnerSequence* like) override {
     auto& s = static_cast<DeviceSequence&>(sequence);
+    const auto* from = dynamic_cast<const DeviceSequence*>(like);
+    const DevicePrefix prefix = from ? take_over(prompt, *from) : DevicePrefix{};
     s.moved();
-    return model_->prefill(s.index(), prompt, proceed);
+    s.kept = prefix.tokens;
+    s.prompt.clear();  // until the prompt's end nothing of the sequence is certain
+    const auto logits = model_->prefill(s.index(), prompt, proceed, prefix);
+    if (logits.size() > 0) {
+      s.prompt_logits.assign(logits.data(), logits.data() + logits.size());
+    } else if (from != &s) {
+      s.prompt_logits = from->prompt_logits;
+    }
+    s.prompt.assign(prompt.begin(), prompt.end());
+    return View<const float, 1>(s.prompt_logits.data(), spec_.vocab);
   }
 
   View<const float, 2> decode(std::span<RunnerSequence* const> sequences,
@@ -170,10 +185,31 @@ class DeviceRunner final : public Runner {
       s.moved();
       batch_.push_back(s.index());
     }
-    return model_->decode(batch_, tokens);
+    try {
+      return model_->decode(batch_, tokens);
+    } catch (...) {
+      for (RunnerSequence* sequence : sequences) {
+        static_cast<DeviceSequence&>(*sequence).prompt.clear();
+      }
+      throw;
+    }
   }
 
  private:
+  /// All of a prompt that is the other's too; else, since the last token's logits have to be
+  /// computed, whole pages before it.
+  DevicePrefix take_over(std::span<const int32_t> prompt, const DeviceSequence& from) const {
+    const auto& known = from.prompt;
+    const auto differs =
+        std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+    int64_t common = differs - prompt.begin();
+    if (prompt.size() != known.size() || differs != prompt.end()) {
+      common = std::min(common, static_cast<int64_t>(prompt.size()) - 1);
+      common -= common % spec_.pages.page;
+    }
+    return {&from.model(), from.index(), common};
+  }
+
   DeviceModelSpec spec_;  // sizes and limits; its weights are on the device
   std::unique_ptr<DeviceModel> model_;
   std::vector<int32_t> batch_;  // of the step under way

@@ -147,7 +147,6 @@ const EngineOptions& Engine::options() const { return impl_->options; }
 const ModelInfo& Engine::model() const { return impl_->info; }
 const std::string& Engine::device() const { return impl_->runner->device(); }
 const std::string& Engine::policy_note() const { return impl_->policy_note; }
-bool Engine::reuses_prefixes() const { return impl_->runner->reuses_prefixes(); }
 
 std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
   return impl_->text().encode(text, {.add_bos = false, .parse_special = special});

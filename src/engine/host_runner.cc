@@ -84,7 +84,6 @@ class HostRunner final : public Runner {
   }
 
   const std::string& device() const override { return options_.backend; }
-  bool reuses_prefixes() const override { return true; }
 
   MemoryStats memory_for(int64_t context) const override {
     const CacheConfig config = cache_config(options_, model_.config(), context);

@@ -34,7 +34,6 @@ class Runner {
  public:
   virtual ~Runner() = default;
   virtual const std::string& device() const = 0;
-  virtual bool reuses_prefixes() const = 0;
   /// What a full sequence of `context` tokens takes.
   virtual MemoryStats memory_for(int64_t context) const = 0;
   virtual std::unique_ptr<RunnerSequence> new_sequence(int64_t context) = 0;

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "engine/engine_options.hpp"
 #include "kvcache/page_layout.hpp"
 #include "tiny_model.hpp"
@@ -19,6 +21,10 @@ class FakeDevice final : public DeviceModel {
   static DeviceModelSpec& last_spec() {
     static DeviceModelSpec spec;
     return spec;
+  }
+  static DevicePrefix& last_prefix() {
+    static DevicePrefix prefix;
+    return prefix;
   }
   static int& open_sequences() {
     static int count = 0;
@@ -39,10 +45,15 @@ class FakeDevice final : public DeviceModel {
   void close(int32_t) noexcept override { --open_sequences(); }
   int64_t tokens(int32_t sequence) const override { return tokens_[size_t(sequence)]; }
   View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
-                               const std::function<bool(int64_t)>& proceed) override {
-    tokens_[size_t(sequence)] = static_cast<int64_t>(ids.size());
-    if (proceed && !proceed(tokens_[size_t(sequence)])) throw Error(ErrorCode::kCancelled, "fake");
-    return View<const float, 1>(logits(1)[0].data(), spec_.vocab);
+                               const std::function<bool(int64_t)>& proceed,
+                               const DevicePrefix& prefix) override {
+    const auto count = static_cast<int64_t>(ids.size());
+    last_prefix() = prefix;
+    tokens_[size_t(sequence)] = count;
+    if (proceed && !proceed(count)) throw Error(ErrorCode::kCancelled, "fake");
+    const auto out = logits(1)[0];
+    out[0] = static_cast<float>(ids.back());
+    return View<const float, 1>(out.data(), prefix.tokens == count ? 0 : spec_.vocab);
   }
   View<const float, 2> decode(std::span<const int32_t> sequences,
                               std::span<const int32_t> ids) override {
@@ -193,6 +204,43 @@ TEST_F(DeviceRunnerTest, CoverageSaysWhatIsLost) {
   EXPECT_EQ(stats.corrections_tested, 15u);
   EXPECT_EQ(stats.lost_mass_count, 15u);
   EXPECT_DOUBLE_EQ(stats.lost_mass_sum, 1.5);
+}
+
+// Pages of 8 tokens.
+TEST_F(DeviceRunnerTest, PrefillIsToldWhatAnotherSequenceHasInCommon) {
+  const auto dense = make("full"), sparse = make("freekv");
+  const auto source = dense->new_sequence(512), other = sparse->new_sequence(512);
+  std::vector<int32_t> prompt(21);
+  std::iota(prompt.begin(), prompt.end(), 1);
+  const auto taken = [&](std::span<const int32_t> tokens, const RunnerSequence* like) {
+    const auto logits = sparse->prefill(*other, tokens, nullptr, like);
+    EXPECT_EQ(logits.shape(0), model_.config().vocab);
+    EXPECT_EQ(logits[0], static_cast<float>(tokens.back()));
+    EXPECT_EQ(other->kept_tokens(), FakeDevice::last_prefix().tokens);
+    return other->kept_tokens();
+  };
+  EXPECT_EQ(taken(prompt, nullptr), 0);
+  EXPECT_EQ(taken(prompt, source.get()), 0);  // it has no prompt yet
+  dense->prefill(*source, prompt, nullptr, nullptr);
+  RunnerSequence* const batch[] = {source.get()};
+  const int32_t token = 99;
+  dense->decode(batch, {&token, 1});
+  // All of the same prompt, with the logits after it; decoded tokens are not taken.
+  EXPECT_EQ(taken(prompt, source.get()), 21);
+  EXPECT_EQ(taken(prompt, other.get()), 21);
+  std::vector<int32_t> longer = prompt;
+  longer.insert(longer.end(), {token, 5, 6, 7});
+  EXPECT_EQ(taken(longer, source.get()), 16);
+  EXPECT_EQ(taken(longer, other.get()), 25);
+  // The last token's logits are computed.
+  EXPECT_EQ(taken(std::span(prompt).first(16), source.get()), 8);
+  EXPECT_EQ(taken(std::span(prompt).first(17), source.get()), 16);
+  prompt[9] = 0;
+  EXPECT_EQ(taken(prompt, source.get()), 8);
+  // A prompt that was not finished is no prefix.
+  const auto stop = [](int64_t) { return false; };
+  EXPECT_THROW(sparse->prefill(*other, prompt, stop, other.get()), Error);
+  EXPECT_EQ(taken(prompt, other.get()), 0);
 }
 
 TEST_F(DeviceRunnerTest, SequencesAreClosedAndWeightsShared) {

@@ -92,6 +92,27 @@ int64_t EveryPolicy::observed_tokens() const {
   return make_policy(engine.policy)->plan(config).observed;
 }
 
+// What a device computes after a prefix is in other chunks than without, and rounded to bf16: four
+// times what rounding KV alone costs the tiny model on the host (engine_test.cc).
+constexpr double kDeviceRounding = 0.08;
+
+// Equal to the bit, but on a device. Selections part there where two pages score the same to within
+// rounding, so that steps are held to it by their median.
+void EveryPolicy::expect_as_computed(const Logits& taken, const Logits& computed) const {
+  if (!on_device()) {
+    EXPECT_EQ(taken, computed);
+    return;
+  }
+  ASSERT_EQ(taken.size(), computed.size());
+  std::vector<double> errors;
+  for (size_t i = 0; i < taken.size(); ++i) {
+    errors.push_back(relative_error(taken[i], computed[i]));
+  }
+  EXPECT_LT(errors.front(), kDeviceRounding) << "after the prompt";
+  std::sort(errors.begin(), errors.end());
+  EXPECT_LT(errors[errors.size() / 2], kDeviceRounding);
+}
+
 TEST_P(EveryPolicy, BudgetOfTheContextIsDenseBitForBit) {
   const auto tokens = random_tokens(200, 1);
   EngineOptions wide = options();
@@ -157,7 +178,31 @@ TEST_P(EveryPolicy, ACopiedPrefixEqualsAComputedOne) {
   const auto source = dense.new_sequence();
   dense.prefill(*source, std::span(tokens).first(200));
   const auto sequence = engine.new_sequence();
+  expect_as_computed(run(engine, *sequence, tokens, 250, source.get()),
+                     run(options(), tokens, 250));
+  if (on_device()) {
+    EXPECT_EQ(sequence->kept_tokens(), 192);
+  }
+}
+
+// From dense attention to the policy and back, after either has decoded on, across the end of a
+// page.
+TEST_P(EveryPolicy, AWholePromptOfAnotherPolicyEqualsAComputedOne) {
+  const auto tokens = random_tokens(290, 18);
+  EngineOptions dense_options = options();
+  dense_options.policy = "full";
+  Engine dense(dense_options), engine(options());
+  const auto source = dense.new_sequence(), sequence = engine.new_sequence(),
+             back = dense.new_sequence();
+  const Logits dense_logits = run(dense, *source, tokens, 250);
   EXPECT_EQ(run(engine, *sequence, tokens, 250, source.get()), run(options(), tokens, 250));
+  if (on_device()) {
+    EXPECT_EQ(sequence->kept_tokens(), 250);
+  }
+  EXPECT_EQ(run(dense, *back, tokens, 250, sequence.get()), dense_logits);
+  if (on_device()) {
+    EXPECT_EQ(back->kept_tokens(), 250);
+  }
 }
 
 // A prompt after another in the same sequence, with `common` first tokens in common and decode
@@ -170,13 +215,15 @@ TEST_P(EveryPolicy, AContinuedPromptEqualsAFreshOne) {
     run(engine, *sequence, first, 200);
     std::vector<int32_t> second = other;
     std::copy_n(first.begin(), common, second.begin());
-    EXPECT_EQ(run(engine, *sequence, second, 230, sequence.get()), run(options(), second, 230))
-        << common << " tokens in common";
+    SCOPED_TRACE(common);
+    expect_as_computed(run(engine, *sequence, second, 230, sequence.get()),
+                       run(options(), second, 230));
   }
   // Twice the same prompt, and a shorter one.
   for (const size_t prompt : {size_t{230}, size_t{230}, size_t{40}}) {
     const auto text = std::span(other).first(prompt + 10);
-    EXPECT_EQ(run(engine, *sequence, text, prompt, sequence.get()), run(options(), text, prompt));
+    expect_as_computed(run(engine, *sequence, text, prompt, sequence.get()),
+                       run(options(), text, prompt));
   }
 }
 
@@ -193,8 +240,8 @@ TEST_P(EveryPolicy, ACancelledPrefillGoesOnWhereItStopped) {
     return true;
   };
   engine.prefill(*sequence, prompt, note, sequence.get());
-  // A device takes nothing over. A policy that is shown the queries of all of a prompt needs them
-  // computed again.
+  // A device keeps nothing of a prompt without an end. A policy that is shown the queries of all of
+  // a prompt needs them computed again.
   if (on_device()) {
     EXPECT_EQ(progress.back(), 250);
   } else if (observed_tokens() >= static_cast<int64_t>(prompt.size())) {
@@ -219,7 +266,8 @@ TEST_P(EveryPolicy, WhatStaysIsNotComputedAgain) {
   // The prompt's tokens stay, the decoded ones do not; a policy that dropped KV begins anew.
   const int64_t kept = sequence->kept_tokens();
   if (on_device()) {
-    EXPECT_EQ(kept, 0);
+    EXPECT_EQ(kept, 192);  // whole pages of 16
+    EXPECT_GT(first, kept);
     return;
   }
   EXPECT_EQ(first, kept + 64);

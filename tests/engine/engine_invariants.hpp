@@ -52,6 +52,8 @@ class EveryPolicy : public testing::TestWithParam<Case> {
   /// How many of a prompt's last tokens the policy is shown the queries of.
   int64_t observed_tokens() const;
   bool on_device() const { return GetParam().backend == "cuda"; }
+  /// Holds logits after a prompt that took over part of another to those of one that was computed.
+  void expect_as_computed(const Logits& taken, const Logits& computed) const;
 
   TemporaryModel model_{tiny_model_records(shape_for(GetParam().backend))};
 };

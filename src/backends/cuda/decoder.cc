@@ -177,6 +177,7 @@ void Decoder::begin(int32_t sequence, int64_t tokens) { impl_->begin(sequence, t
 void Decoder::begin_placed(int32_t sequence, int64_t tokens) {
   impl_->begin(sequence, tokens, true);
 }
+const DecoderShape& Decoder::shape() const { return impl_->shape; }
 const PageMap& Decoder::map() const { return impl_->map; }
 void Decoder::drain() {
   impl_->main.synchronize();

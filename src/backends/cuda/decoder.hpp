@@ -87,6 +87,7 @@ class Decoder {
   /// begin() where sketches and the pages of common_pages() are in place too, and what wrote them
   /// has finished.
   void begin_placed(int32_t sequence, int64_t tokens);
+  const DecoderShape& shape() const;
   const PageMap& map() const;
   /// Waits for all steps, and for what they recall ahead.
   void drain();

@@ -162,11 +162,19 @@ View<const float, 2> CudaModel::fetch_logits(int64_t n) {
 }
 
 View<const float, 1> CudaModel::prefill(int32_t sequence, std::span<const int32_t> ids,
-                                        const std::function<bool(int64_t)>& proceed) {
+                                        const std::function<bool(int64_t)>& proceed,
+                                        const DevicePrefix& prefix) {
   return guarded([&] {
     auto* logits = reinterpret_cast<float*>(logits_.data());
-    prefill_->run(*decoder_, sequence, ids, proceed, logits);
-    return View<const float, 1>(logits, spec_.vocab);
+    KvPrefix from;
+    if (prefix.tokens > 0) {
+      const auto* model = dynamic_cast<const CudaModel*>(prefix.model);
+      check_internal(model != nullptr, "a prefix of another device is given to {}", "cuda");
+      from = {model->decoder_.get(), prefix.sequence, prefix.tokens};
+    }
+    prefill_->run(*decoder_, sequence, ids, proceed, logits, from);
+    const bool whole = prefix.tokens == static_cast<int64_t>(ids.size());
+    return View<const float, 1>(logits, whole ? 0 : spec_.vocab);
   });
 }
 

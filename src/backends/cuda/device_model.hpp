@@ -30,7 +30,8 @@ class CudaModel final : public DeviceModel {
   void close(int32_t sequence) noexcept override;
   int64_t tokens(int32_t sequence) const override;
   View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
-                               const std::function<bool(int64_t)>& proceed) override;
+                               const std::function<bool(int64_t)>& proceed,
+                               const DevicePrefix& prefix = {}) override;
   View<const float, 2> decode(std::span<const int32_t> sequences,
                               std::span<const int32_t> ids) override;
   void counters(int32_t sequence, std::span<LayerCounters> out) const override;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/collect_pages.hpp"
 #include "backends/cuda/elementwise.hpp"
 #include "backends/cuda/gemv.hpp"
 #include "backends/cuda/parts.hpp"
@@ -21,10 +22,10 @@ namespace {
 
 constexpr size_t kValueBytes = 2;  // bf16 and fp16
 
-// Arrays of one run. C is a chunk's tokens, e prefill_head_dim(d).
+// Arrays of one run. N are the tokens after the prefix, C a chunk's of them, e prefill_head_dim(d).
 struct Arrays {
-  int32_t* ids = nullptr;     // [T]
-  float* x = nullptr;         // [T, D]: the residual stream
+  int32_t* ids = nullptr;     // [N]
+  float* x = nullptr;         // [N, D]: the residual stream
   void* key = nullptr;        // [T, M, e], of the layer under way
   void* value = nullptr;      // [T, M, e]
   void* normed = nullptr;     // [C, D] bf16
@@ -49,6 +50,22 @@ struct Drain {
   }
 };
 
+void check_prefix(const KvPrefix& prefix, const DecoderShape& shape, int64_t tokens) {
+  const DecoderShape& from = prefix.decoder->shape();
+  check_argument(from.layers == shape.layers && from.kv.kv_heads == shape.kv.kv_heads &&
+                     from.kv.head_dim == shape.kv.head_dim && from.kv.type == shape.kv.type,
+                 "a prefix of {} layers of {} heads of {}, the prompt's have {} of {} of {}",
+                 from.layers, from.kv.kv_heads, from.kv.head_dim, shape.layers, shape.kv.kv_heads,
+                 shape.kv.head_dim);
+  const bool whole = prefix.tokens == tokens;
+  check_argument(whole || (prefix.tokens < tokens && prefix.tokens % shape.kv.page == 0),
+                 "a prefix of {} tokens, must be whole pages of {} of the prompt, or all its {}",
+                 prefix.tokens, shape.kv.page, tokens);
+  const int64_t held = prefix.decoder->tokens(prefix.sequence);
+  check_argument(prefix.tokens <= held, "a prefix of {} tokens, its sequence holds {}",
+                 prefix.tokens, held);
+}
+
 }  // namespace
 
 struct Prefill::Impl {
@@ -57,16 +74,34 @@ struct Prefill::Impl {
   int64_t qkv_width() const {
     return int64_t{shape.kv.query_heads() + 2 * shape.kv.kv_heads} * shape.kv.head_dim;
   }
-  Arrays take(Parts& parts, int64_t tokens) const;
+  Arrays take(Parts& parts, int64_t tokens, int64_t kept) const;
+  size_t bytes(int64_t tokens, int64_t kept) const {
+    Parts parts(nullptr);
+    take(parts, tokens, kept);
+    return parts.used();
+  }
 
   // A prompt under way.
   struct Run {
     const Decoder& decoder;
     int32_t sequence = 0;
     int64_t tokens = 0;  // T
+    KvPrefix prefix;
     Arrays at;
     int32_t common_pages = 0;
+
+    float* x(int64_t token, int32_t hidden) const {
+      return at.x + (token - prefix.tokens) * hidden;
+    }
+    // Whether the sequence goes on from a prompt of its own, whose pages stand where they belong.
+    bool stays() const { return prefix.decoder == &decoder && prefix.sequence == sequence; }
+    // Tokens done of the prompt, counted over all layers, once a layer has its first `part`.
+    int64_t done(int32_t layer, int64_t part, int32_t layers) const {
+      if (prefix.tokens == tokens) return (layer * tokens + part) / layers;
+      return prefix.tokens + (layer * (tokens - prefix.tokens) + part - prefix.tokens) / layers;
+    }
   };
+  void queue_prefix(const Run& run, int32_t layer);
   void queue_chunk(const Run& run, int32_t layer, int64_t first, int64_t n);
   void queue_attention(const Run& run, const DecoderLayer& w, int64_t first, int64_t n);
   void queue_ffn(const Run& run, const DecoderLayer& w, int64_t first, int64_t n);
@@ -98,11 +133,12 @@ Prefill::Impl::Impl(const DecoderShape& s, DecoderWeights w, const PrefillLimits
   (void)prefill_head_dim(shape.kv.head_dim);
 }
 
-Arrays Prefill::Impl::take(Parts& parts, int64_t tokens) const {
+Arrays Prefill::Impl::take(Parts& parts, int64_t tokens, int64_t kept) const {
   const KvGeometry& kv = shape.kv;
   const auto all = static_cast<size_t>(tokens);
   const int64_t pages = (tokens + kv.page - 1) / kv.page;
-  const auto chunk = std::min(all, static_cast<size_t>(limits.chunk));
+  const auto computed = static_cast<size_t>(tokens - kept);
+  const auto chunk = std::min(computed, static_cast<size_t>(limits.chunk));
   const auto chunk_pages =
       std::min(static_cast<size_t>(pages), static_cast<size_t>(limits.chunk / kv.page));
   const auto hidden = static_cast<size_t>(shape.hidden), ffn = static_cast<size_t>(shape.ffn);
@@ -111,8 +147,8 @@ Arrays Prefill::Impl::take(Parts& parts, int64_t tokens) const {
   const auto heads = static_cast<size_t>(kv.query_heads());
   const auto kv_row = static_cast<size_t>(kv.kv_heads) * stored;
   Arrays at;
-  at.ids = parts.take<int32_t>(all * sizeof(int32_t));
-  at.x = parts.take<float>(all * hidden * sizeof(float));
+  at.ids = parts.take<int32_t>(computed * sizeof(int32_t));
+  at.x = parts.take<float>(computed * hidden * sizeof(float));
   at.key = parts.take(all * kv_row * kValueBytes);
   at.value = parts.take(all * kv_row * kValueBytes);
   at.normed = parts.take(chunk * hidden * kValueBytes);
@@ -130,10 +166,32 @@ Arrays Prefill::Impl::take(Parts& parts, int64_t tokens) const {
   return at;
 }
 
+// Reads a layer of the prefix, all of it before anything is written: it may be the sequence's own.
+void Prefill::Impl::queue_prefix(const Run& run, int32_t layer) {
+  const KvPrefix& prefix = run.prefix;
+  if (prefix.tokens == 0) return;
+  const Decoder& from = *prefix.decoder;
+  collect_pages({.kv = from.shape().kv,
+                 .map = from.map(),
+                 .layer = from.layer(prefix.sequence, layer),
+                 .held = from.tokens(prefix.sequence),
+                 .tokens = prefix.tokens,
+                 .key = run.at.key,
+                 .value = run.at.value},
+                compute);
+  const SequenceLayer& to = run.decoder.layer(run.sequence, layer);
+  int64_t first = run.stays() ? prefix.tokens / shape.kv.page * shape.kv.page : 0;
+  do {
+    const int64_t n = std::min<int64_t>(limits.chunk, prefix.tokens - first);
+    queue_pages(run, to, first, n);
+    first += n;
+  } while (first < prefix.tokens);
+}
+
 void Prefill::Impl::queue_chunk(const Run& run, int32_t layer, int64_t first, int64_t n) {
   const DecoderLayer& w = weights.layers[static_cast<size_t>(layer)];
   const Arrays& at = run.at;
-  norm_rows({.x = at.x + first * shape.hidden,
+  norm_rows({.x = run.x(first, shape.hidden),
              .weight = w.attention_norm,
              .out = at.normed,
              .n = n,
@@ -174,7 +232,7 @@ void Prefill::Impl::queue_attention(const Run& run, const DecoderLayer& w, int64
                                     int64_t n) {
   const Arrays& at = run.at;
   const KvGeometry& kv = shape.kv;
-  float* x = at.x + first * shape.hidden;
+  float* x = run.x(first, shape.hidden);
   prefill_attention({.kv = kv,
                      .q = at.q,
                      .key = at.key,
@@ -207,7 +265,7 @@ void Prefill::Impl::queue_attention(const Run& run, const DecoderLayer& w, int64
 
 void Prefill::Impl::queue_ffn(const Run& run, const DecoderLayer& w, int64_t first, int64_t n) {
   const Arrays& at = run.at;
-  float* x = at.x + first * shape.hidden;
+  float* x = run.x(first, shape.hidden);
   norm_rows({.x = x,
              .weight = w.ffn_norm,
              .out = at.normed,
@@ -295,7 +353,7 @@ void Prefill::Impl::queue_offload(const LayerKv& from, const SequenceLayer& laye
 
 void Prefill::Impl::queue_logits(const Run& run, float* logits) {
   const Arrays& at = run.at;
-  gemv({.x = at.x + (run.tokens - 1) * shape.hidden,
+  gemv({.x = run.x(run.tokens - 1, shape.hidden),
         .weight = weights.logits,
         .out = at.logits,
         .rows = 1,
@@ -313,14 +371,11 @@ Prefill::Prefill(const DecoderShape& shape, DecoderWeights weights, const Prefil
     : impl_(std::make_unique<Impl>(shape, std::move(weights), limits)) {}
 Prefill::~Prefill() = default;
 
-size_t Prefill::bytes(int64_t tokens) const {
-  Parts parts(nullptr);
-  impl_->take(parts, tokens);
-  return parts.used();
-}
+size_t Prefill::bytes(int64_t tokens) const { return impl_->bytes(tokens, 0); }
 
 void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> ids,
-                  const std::function<bool(int64_t)>& proceed, float* logits) {
+                  const std::function<bool(int64_t)>& proceed, float* logits,
+                  const KvPrefix& prefix) {
   Impl& p = *impl_;
   const auto tokens = static_cast<int64_t>(ids.size());
   check_argument(tokens >= 1 && tokens <= p.limits.tokens, "a prompt of {} tokens, must be 1 to {}",
@@ -333,35 +388,48 @@ void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> i
     check_argument(id >= 0 && id < p.shape.vocab, "token {} is outside the {} of the model", id,
                    p.shape.vocab);
   }
+  const int64_t kept = prefix.tokens;
+  if (kept > 0) check_prefix(prefix, p.shape, tokens);
   decoder.drain();  // steps of a sequence that is begun anew
+  if (kept > 0) prefix.decoder->drain();
 
-  const DeviceBuffer memory(bytes(tokens));
+  const DeviceBuffer memory(p.bytes(tokens, kept));
   const std::vector<Move> common = common_pages(decoder.map(), tokens);
   const Drain drain{p.compute, p.copy};
   Parts parts(memory.data());
   const Impl::Run run{.decoder = decoder,
                       .sequence = sequence,
                       .tokens = tokens,
-                      .at = p.take(parts, tokens),
+                      .prefix = prefix,
+                      .at = p.take(parts, tokens, kept),
                       .common_pages = static_cast<int32_t>(common.size())};
-  check_cuda(
-      cudaMemcpyAsync(run.at.ids, ids.data(), ids.size_bytes(), cudaMemcpyHostToDevice, p.compute),
-      "the prompt");
+  const auto computed = ids.subspan(static_cast<size_t>(kept));
+  check_cuda(cudaMemcpyAsync(run.at.ids, computed.data(), computed.size_bytes(),
+                             cudaMemcpyHostToDevice, p.compute),
+             "the prompt");
   check_cuda(cudaMemcpyAsync(run.at.common, common.data(), common.size() * sizeof(Move),
                              cudaMemcpyHostToDevice, p.compute),
              "the pages that all heads attend to");
-  embed({p.weights.embedding, run.at.ids, run.at.x, static_cast<int32_t>(tokens), p.shape.hidden},
-        p.compute);
+  if (!computed.empty()) {
+    embed({p.weights.embedding, run.at.ids, run.at.x, static_cast<int32_t>(computed.size()),
+           p.shape.hidden},
+          p.compute);
+  }
   PrefillProgress progress(proceed);
   for (int32_t layer = 0; layer < p.shape.layers; ++layer) {
-    for (int64_t first = 0; first < tokens; first += p.limits.chunk) {
+    p.queue_prefix(run, layer);
+    if (computed.empty()) {
+      progress.wait(1);
+      progress.mark(run.done(layer, tokens, p.shape.layers), p.compute);
+    }
+    for (int64_t first = kept; first < tokens; first += p.limits.chunk) {
       progress.wait(1);
       const int64_t n = std::min<int64_t>(p.limits.chunk, tokens - first);
       p.queue_chunk(run, layer, first, n);
-      progress.mark((layer * tokens + first + n) / p.shape.layers, p.compute);
+      progress.mark(run.done(layer, first + n, p.shape.layers), p.compute);
     }
   }
-  p.queue_logits(run, logits);
+  if (!computed.empty()) p.queue_logits(run, logits);
   progress.wait(0);
   p.compute.synchronize();
   p.copy.synchronize();

@@ -1,6 +1,7 @@
 // Prefill on a GPU: exact, a layer at a time over all tokens of the prompt, so that one layer's KV
 // is on the device whatever the length; chunk by chunk within the layer. Pages go to the slow tier
-// by the copy engine, behind the next chunk's compute.
+// by the copy engine, behind the next chunk's compute. What another prompt has in common is read
+// back from its sequence's pages, a layer at a time too.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,15 @@
 #include "backends/cuda/decoder.hpp"
 
 namespace freekv::cuda {
+
+/// The first `tokens` tokens of a prompt as the sequence of another one, or the same sequence,
+/// holds them: computed by prefill, not by decode steps. The decoder may have any rule and page
+/// size; its weights and KV type are those of this prefill.
+struct KvPrefix {
+  Decoder* decoder = nullptr;
+  int32_t sequence = 0;
+  int64_t tokens = 0;
+};
 
 struct PrefillLimits {
   int32_t chunk = 8192;  // tokens computed together, a multiple of the page
@@ -39,8 +49,13 @@ class Prefill {
   /// and while the next part is computed; if it returns false, run() throws Error(kCancelled). May
   /// be empty. Throws kOutOfMemory with both byte counts before it begins. After an error the
   /// sequence has to be closed, or begun anew.
+  ///
+  /// `prefix` is copied, to the bit, in place of being computed: whole pages of `decoder`, or the
+  /// whole prompt, of which then nothing is computed and `logits` is not written. What is computed
+  /// after it may differ from a prompt without prefix by rounding: its chunks begin elsewhere, and
+  /// matrix products of other sizes sum in another order.
   void run(Decoder& decoder, int32_t sequence, std::span<const int32_t> ids,
-           const std::function<bool(int64_t)>& proceed, float* logits);
+           const std::function<bool(int64_t)>& proceed, float* logits, const KvPrefix& prefix = {});
 
  private:
   struct Impl;
