@@ -27,6 +27,7 @@ struct EvalOptions {
   std::vector<int64_t> budgets = {2048};
   std::vector<int> pages = {32};
   int64_t samples = 20;
+  int64_t parallel = 0;
   std::string haystack = "models/demo_document.txt";
   std::string out;
 };
@@ -39,6 +40,8 @@ void check(const EvalOptions& options) {
     require(context >= 1, fmt::format("--context has {}, must be 1 or more", context));
   }
   require(options.samples >= 1, fmt::format("--samples is {}, must be 1 or more", options.samples));
+  require(options.parallel >= 0 && options.parallel <= 1024,
+          fmt::format("--parallel is {}, must be 0 to 1024", options.parallel));
   require(options.evaluation.repeats >= 1,
           fmt::format("--k is {}, must be 1 or more", options.evaluation.repeats));
   require(options.evaluation.repeats == 1 || options.evaluation.sampling.temperature > 0,
@@ -83,12 +86,20 @@ std::vector<std::unique_ptr<Engine>> make_methods(const EvalOptions& options,
   return methods;
 }
 
+/// Samples of one suite and context, with the methods that are not done yet.
 struct Job {
   const eval::Suite* suite;
   int64_t context;
-  int64_t sample;
-  std::vector<Engine*> methods;  // that are not done yet
+  std::vector<eval::SampleJob> samples;
 };
+
+/// A device decodes several sequences in about the time of one. Limits of memory are divided among
+/// a batch, so that where they are given one sample at a time has all of it.
+size_t samples_together(const EvalOptions& options, const EngineOptions& engine) {
+  if (options.parallel > 0) return static_cast<size_t>(options.parallel);
+  const bool limited = engine.device_kv != SIZE_MAX || engine.host_kv != SIZE_MAX;
+  return engine.backend == "cuda" && !limited ? 8 : 1;
+}
 
 eval::SampleRequest request_for(const EvalOptions& options, int64_t context, int64_t sample,
                                 const eval::TokenCounter& count) {
@@ -120,25 +131,68 @@ std::vector<Job> open_jobs(const EvalOptions& options, const eval::Suites& suite
   for (int64_t context : options.contexts) {
     for (const auto& suite : suites) {
       const int64_t samples = std::min(options.samples, suite->size());
+      Job job{suite.get(), context, {}};
       for (int64_t sample = 0; sample < samples; ++sample) {
         const auto request = request_for(options, context, sample, count);
-        Job job{suite.get(), context, sample, {}};
+        eval::SampleJob open{request, {}};
         for (const auto& method : methods) {
           const auto row = eval::row_identity(*method, *suite, request, options.evaluation);
-          if (!log.has(row)) job.methods.push_back(method.get());
+          if (!log.has(row)) open.methods.push_back(method.get());
         }
-        if (!job.methods.empty()) jobs.push_back(std::move(job));
+        if (!open.methods.empty()) job.samples.push_back(std::move(open));
       }
+      if (!job.samples.empty()) jobs.push_back(std::move(job));
     }
   }
   return jobs;
+}
+
+/// The samples of a job, options.parallel at a time and fewer from where there is no memory for as
+/// many; done() after every row.
+void evaluate_job(Engine& dense, Job job, eval::EvaluationOptions& options, eval::ResultLog& log,
+                  const std::function<void()>& done) {
+  size_t at = 0;
+  while (at < job.samples.size()) {
+    const size_t count = std::min(options.parallel, job.samples.size() - at);
+    const std::span<eval::SampleJob> group(job.samples.data() + at, count);
+    try {
+      eval::evaluate_samples(dense, group, *job.suite, options,
+                             [&](size_t, size_t, const eval::ResultRow& row) {
+                               log.append(row);
+                               done();
+                             });
+      at += count;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory || count == 1) throw;
+      options.parallel = count / 2;
+      fmt::print(stderr, "{} samples at a time from here on: {}\n", options.parallel, error.what());
+      for (eval::SampleJob& sample : group) {
+        std::erase_if(sample.methods, [&](Engine* method) {
+          return log.has(eval::row_identity(*method, *job.suite, sample.request, options));
+        });
+      }
+      // One without methods would be read for nothing.
+      const auto first = job.samples.begin() + static_cast<ptrdiff_t>(at);
+      std::vector<eval::SampleJob> rest;
+      for (auto sample = first; sample != job.samples.end(); ++sample) {
+        if (!sample->methods.empty()) rest.push_back(*sample);
+      }
+      job.samples.swap(rest);
+      at = 0;
+    }
+  }
 }
 
 void evaluate(EvalOptions options) {
   check(options);
   EngineOptions base = options.engine.finish();
   base.policy = "full";
-  Engine dense(base);
+  options.evaluation.parallel = samples_together(options, base);
+  base.max_batch = static_cast<int>(options.evaluation.parallel);
+  EngineOptions reader = base;
+  // On a device what it has read counts as open, beside the answers.
+  if (base.backend == "cuda" && base.max_batch > 1) reader.max_batch *= 2;
+  Engine dense(reader);
   if (options.evaluation.chat)
     dense.chat_prompt(user_turn(""));  // refused now when there is no template
   const auto methods = make_methods(options, base, dense);
@@ -154,7 +208,11 @@ void evaluate(EvalOptions options) {
   const std::vector<Job> jobs = open_jobs(options, suites, methods, count, log);
   // Reading and answering both grow with the context; rows alone would promise too little time.
   int64_t total = 0, done = 0;
-  for (const Job& job : jobs) total += job.context * static_cast<int64_t>(job.methods.size());
+  for (const Job& job : jobs) {
+    for (const auto& sample : job.samples) {
+      total += job.context * static_cast<int64_t>(sample.methods.size());
+    }
+  }
 
   const size_t before = log.size();
   const Interrupt interrupt;
@@ -162,13 +220,10 @@ void evaluate(EvalOptions options) {
   try {
     Progress progress("evaluating", total);
     for (const Job& job : jobs) {
-      const auto request = request_for(options, job.context, job.sample, count);
-      eval::evaluate_sample(dense, job.methods, *job.suite, request, options.evaluation,
-                            [&](size_t, const eval::ResultRow& row) {
-                              log.append(row);
-                              done += job.context;
-                              progress.update(done);
-                            });
+      evaluate_job(dense, job, options.evaluation, log, [&] {
+        done += job.context;
+        progress.update(done);
+      });
     }
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
@@ -208,6 +263,11 @@ void add_eval(CLI::App& app) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--samples", options->samples, "samples of each suite and context")
+      ->capture_default_str();
+  command
+      ->add_option("--parallel", options->parallel,
+                   "samples at a time, whose answers are decoded together (0: 1 on the host; on a "
+                   "device 8, or what its memory holds)")
       ->capture_default_str();
   command
       ->add_option("--policies", options->policies,

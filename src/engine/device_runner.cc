@@ -73,7 +73,11 @@ MemoryStats memory_of(const DeviceModel::Footprint& size) {
 class DeviceSequence final : public RunnerSequence {
  public:
   DeviceSequence(DeviceModel& model, const DeviceModelSpec& spec, int64_t context)
-      : model_(model), context_(context), index_(model.open(context)), rule_(spec.rule) {
+      : kv(spec.kv),
+        model_(model),
+        context_(context),
+        index_(model.open(context)),
+        rule_(spec.rule) {
     const auto layers = spec.layers.size();
     counters_.resize(layers);
     stats_.drifted_by_layer.resize(layers);
@@ -123,6 +127,7 @@ class DeviceSequence final : public RunnerSequence {
   }
   void moved() { stale_ = true; }
 
+  const KvShape kv;
   std::vector<int32_t> prompt;       // whose KV, as prefill made it, the sequence begins with
   std::vector<float> prompt_logits;  // after it
   int64_t kept = 0;                  // tokens of the last prompt that were not computed
@@ -199,6 +204,8 @@ class DeviceRunner final : public Runner {
   /// All of a prompt that is the other's too; else, since the last token's logits have to be
   /// computed, whole pages before it.
   DevicePrefix take_over(std::span<const int32_t> prompt, const DeviceSequence& from) const {
+    const KvShape &a = spec_.kv, &b = from.kv;
+    if (a.heads != b.heads || a.head_dim != b.head_dim || a.dtype != b.dtype) return {};
     const auto& known = from.prompt;
     const auto differs =
         std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;

@@ -1,22 +1,13 @@
 #include "eval/answer.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "core/check.hpp"
-#include "engine/sampler.hpp"
+#include "eval/answer_run.hpp"
 
 namespace freekv::eval {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int32_t likeliest(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
 
 /// log of the sum of exp(logit).
 double log_normaliser(std::span<const float> logits) {
@@ -26,58 +17,6 @@ double log_normaliser(std::span<const float> logits) {
   const double result = most + std::log(sum);
   check_internal(std::isfinite(result), "the softmax of {} logits is {}", logits.size(), result);
   return result;
-}
-
-void check_cancelled(const Question& question) {
-  if (question.cancel && question.cancel->load()) {
-    throw Error(ErrorCode::kCancelled, "interrupted");
-  }
-}
-
-/// A prompt read, and the steps after it. The clocks stand still outside its calls.
-class Generation {
- public:
-  Generation(Engine& engine, const Question& question)
-      : engine_(engine),
-        question_(question),
-        sequence_(engine.new_sequence(std::min<int64_t>(
-            engine.options().context,
-            static_cast<int64_t>(question.prompt.size()) + question.max_tokens))) {
-    const double start = now();
-    engine.prefill(
-        *sequence_, question.prompt,
-        [&](int64_t) { return !(question.cancel && question.cancel->load()); }, question.like);
-    cost_.prefill_seconds = now() - start;
-  }
-
-  bool full() const { return sequence_->tokens() == sequence_->context(); }
-  std::span<const float> logits() const { return sequence_->logits(); }
-
-  void step(int32_t token) {
-    check_cancelled(question_);
-    const double start = now();
-    Sequence* const batch[] = {sequence_.get()};
-    engine_.decode(batch, std::span(&token, 1));
-    cost_.decode_seconds += now() - start;
-    ++cost_.decode_steps;
-  }
-
-  Answer finish(std::span<const int32_t> tokens) {
-    cost_.generated_tokens = static_cast<int64_t>(tokens.size());
-    cost_.stats = sequence_->stats();
-    cost_.memory = sequence_->memory();
-    return {engine_.decode(tokens), cost_};
-  }
-
- private:
-  Engine& engine_;
-  const Question& question_;
-  std::unique_ptr<Sequence> sequence_;
-  AnswerCost cost_;
-};
-
-bool greedy(const SamplingOptions& sampling) {
-  return sampling.temperature == 0 && sampling.repetition_penalty == 1;
 }
 
 }  // namespace
@@ -114,63 +53,29 @@ double kl_divergence(std::span<const float> p, std::span<const float> q) {
   return std::max(0.0, sum);
 }
 
+namespace {
+
+Answer alone(Engine& engine, const Question& question, AnswerRun& run) {
+  Answer result;
+  run_together(engine, {&run, 1}, 1, question.cancel,
+               [&](size_t, Answer answer) { result = std::move(answer); });
+  return result;
+}
+
+}  // namespace
+
 Answer answer_freely(Engine& engine, const Question& question, DenseAnswer* dense,
                      size_t logit_bytes) {
-  Sampler sampler(question.sampling, engine.model().vocab);
-  for (int32_t token : question.prompt) sampler.accept(token);
-  Generation generation(engine, question);
-  if (dense) *dense = {.tokens = {}, .ended = false, .vocab = engine.model().vocab, .logits = {}};
-  std::vector<int32_t> tokens;
-  while (static_cast<int64_t>(tokens.size()) < question.max_tokens) {
-    const int32_t token = sampler.sample(generation.logits());
-    if (engine.is_end(token)) {
-      if (dense) dense->ended = true;
-      break;
-    }
-    tokens.push_back(token);
-    if (static_cast<int64_t>(tokens.size()) == question.max_tokens || generation.full()) break;
-    generation.step(token);
-    const auto logits = generation.logits();
-    if (dense && (dense->logits.size() + logits.size()) * sizeof(float) <= logit_bytes) {
-      dense->logits.insert(dense->logits.end(), logits.begin(), logits.end());
-    }
-  }
-  if (dense) dense->tokens = tokens;
-  return generation.finish(tokens);
+  AnswerRun run(engine, question, dense, logit_bytes);
+  return alone(engine, question, run);
 }
 
 Answer answer_and_compare(Engine& engine, const Question& question, const DenseAnswer& dense,
                           Agreement& agreement) {
-  const auto vocab = static_cast<size_t>(dense.vocab);
-  const bool follows_freely = greedy(question.sampling);
-  // A greedy method goes on freely to where the dense answer ended, even beyond the comparison.
-  const int64_t steps =
-      follows_freely ? static_cast<int64_t>(dense.tokens.size()) : dense.compared();
-  bool same = follows_freely;
-  {
-    Generation generation(engine, question);
-    const auto chosen_at = [&](int64_t i) { return dense.tokens[static_cast<size_t>(i)]; };
-    // The prefill's own choice, exact for every method.
-    same = same && !dense.tokens.empty() && likeliest(generation.logits()) == chosen_at(0);
-    for (int64_t i = 0; i < steps; ++i) {
-      const bool compare = i < dense.compared();
-      // After the last token there is only the end to check, where the dense answer has one.
-      const bool last = i + 1 == steps;
-      if (!compare && (!same || (last && !dense.ended))) break;
-      generation.step(chosen_at(i));
-      const auto logits = generation.logits();
-      const int32_t choice = likeliest(logits);
-      if (compare) {
-        const auto row = std::span(dense.logits).subspan(static_cast<size_t>(i) * vocab, vocab);
-        agreement.kl_sum += kl_divergence(row, logits);
-        agreement.agreed += choice == likeliest(row);
-        ++agreement.compared;
-      }
-      same = same && (last ? dense.ended && engine.is_end(choice) : choice == chosen_at(i + 1));
-    }
-    if (same) return generation.finish(dense.tokens);
-  }
-  return answer_freely(engine, question);
+  AnswerRun run(engine, question, dense);
+  const Answer answer = alone(engine, question, run);
+  agreement.add(run.agreement());
+  return answer;
 }
 
 }  // namespace freekv::eval

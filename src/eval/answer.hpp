@@ -1,4 +1,5 @@
 // One answer by one method: generated freely, or along another method's tokens to compare the two.
+// Several at a time: answer_run.hpp.
 #pragma once
 
 #include <atomic>

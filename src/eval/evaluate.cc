@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "core/check.hpp"
+#include "eval/answer_run.hpp"
 #include "eval/random.hpp"
 #include "policies/policy.hpp"
 
@@ -124,76 +125,182 @@ ResultRow row_identity(const Engine& method, const Suite& suite, const SampleReq
   return row;
 }
 
+namespace {
+
+/// A sample that was read, its turns' dense answers, and the rows in the making.
+struct AskedSample {
+  Sample sample;
+  std::vector<AskedTurn> turns;
+  double read_seconds = 0;
+  std::unique_ptr<Sequence> read;
+};
+
+AskedSample read_sample(Engine& dense, const Suite& suite, const SampleRequest& request,
+                        const EvaluationOptions& options) {
+  AskedSample asked{.sample = suite.make(request), .turns = {}, .read_seconds = 0, .read = nullptr};
+  for (const Turn& turn : asked.sample.turns) {
+    AskedTurn& next = asked.turns.emplace_back();
+    next.turn = &turn;
+    next.prompt = prompt_of(dense, asked.sample, turn, options.chat);
+    next.limit = answer_limit(turn, static_cast<int64_t>(next.prompt.size()), request, options);
+  }
+  // All prompts begin with the document, so what the first has read serves every turn and method.
+  asked.read = read_prompt(dense, asked.turns.front().prompt, options, asked.read_seconds);
+  return asked;
+}
+
+Question question_of(const AskedSample& asked, const SampleRequest& request, size_t turn,
+                     int64_t repeat, const EvaluationOptions& options) {
+  Question result{.prompt = asked.turns[turn].prompt,
+                  .max_tokens = asked.turns[turn].limit,
+                  .sampling = options.sampling,
+                  .like = asked.read.get(),
+                  .cancel = options.cancel};
+  result.sampling.seed =
+      hash(fmt::format("{} {} {} {}", request.seed, request.index, turn, repeat));
+  return result;
+}
+
+/// An answer's place among those of all jobs.
+struct Place {
+  size_t job = 0;
+  size_t turn = 0;
+  size_t repeat = 0;
+};
+
+void answer_densely(Engine& dense, std::span<const SampleJob> jobs,
+                    std::vector<AskedSample>& samples, const EvaluationOptions& options) {
+  std::vector<AnswerRun> runs;
+  std::vector<Place> places;
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    auto& turns = samples[j].turns;
+    for (size_t t = 0; t < turns.size(); ++t) {
+      runs.emplace_back(dense, question_of(samples[j], jobs[j].request, t, 0, options),
+                        &turns[t].dense, options.logit_bytes / turns.size());
+      places.push_back({j, t, 0});
+    }
+  }
+  run_together(dense, runs, options.parallel, options.cancel, [&](size_t run, Answer answer) {
+    samples[places[run].job].turns[places[run].turn].dense_answer = std::move(answer);
+  });
+}
+
+/// One method's answers to one sample, [turn][repeat].
+struct MethodAnswers {
+  struct Given {
+    Answer answer;
+    Agreement agreement;
+  };
+  std::vector<std::vector<Given>> turns;
+  size_t missing = 0;
+};
+
+ResultRow row_of(Engine& engine, const Suite& suite, const SampleRequest& request,
+                 const AskedSample& asked, const MethodAnswers& answers,
+                 const EvaluationOptions& options) {
+  ResultRow row = row_identity(engine, suite, request, options);
+  row.id = asked.sample.id;
+  row.read_seconds = asked.read_seconds;
+  double scores = 0, exact = 0;
+  for (size_t t = 0; t < asked.turns.size(); ++t) {
+    const AskedTurn& turn = asked.turns[t];
+    row.prompt_tokens = std::max(row.prompt_tokens, static_cast<int64_t>(turn.prompt.size()));
+    auto& texts = row.answers.emplace_back();
+    auto& values = row.scores.emplace_back();
+    for (const auto& [answer, agreement] : answers.turns[t]) {
+      row.agreement.add(agreement);
+      row.cost.add(answer.cost);
+      const Score score = suite.score(
+          *turn.turn, options.chat ? answer.text : turn.turn->answer_start + answer.text);
+      scores += score.value;
+      exact += score.exact;
+      values.push_back(score.value);
+      texts.push_back(answer.text);
+    }
+  }
+  const auto count = static_cast<double>(asked.turns.size()) * static_cast<double>(options.repeats);
+  row.score = scores / count;
+  row.exact = exact / count;
+  return row;
+}
+
+/// All that one method has to answer of the jobs; emit(j, row) as soon as one of them is done.
+void answer_with(Engine& engine, std::span<const SampleJob> jobs, const Suite& suite,
+                 const std::vector<AskedSample>& samples, const EvaluationOptions& options,
+                 const std::function<void(size_t job, const ResultRow&)>& emit) {
+  const bool is_dense = policy_name(engine.options().policy) == kDense;
+  std::vector<AnswerRun> runs;
+  std::vector<Place> places;
+  std::vector<MethodAnswers> answers(jobs.size());
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const auto& methods = jobs[j].methods;
+    if (std::find(methods.begin(), methods.end(), &engine) == methods.end()) continue;
+    const AskedSample& asked = samples[j];
+    answers[j].turns.resize(asked.turns.size());
+    for (size_t t = 0; t < asked.turns.size(); ++t) {
+      const AskedTurn& turn = asked.turns[t];
+      auto& given = answers[j].turns[t];
+      given.resize(static_cast<size_t>(options.repeats));
+      for (size_t r = 0; r < given.size(); ++r) {
+        if (r == 0 && is_dense) {
+          const int64_t compared = turn.dense.compared();
+          given[0] = {turn.dense_answer, {.kl_sum = 0, .compared = compared, .agreed = compared}};
+          continue;
+        }
+        const Question question =
+            question_of(asked, jobs[j].request, t, static_cast<int64_t>(r), options);
+        r == 0 ? runs.emplace_back(engine, question, turn.dense)
+               : runs.emplace_back(engine, question);
+        places.push_back({j, t, r});
+        ++answers[j].missing;
+      }
+    }
+    if (answers[j].missing == 0) {
+      emit(j, row_of(engine, suite, jobs[j].request, asked, answers[j], options));
+    }
+  }
+  run_together(engine, runs, options.parallel, options.cancel, [&](size_t run, Answer answer) {
+    const auto [j, t, r] = places[run];
+    answers[j].turns[t][r] = {std::move(answer), runs[run].agreement()};
+    if (--answers[j].missing > 0) return;
+    emit(j, row_of(engine, suite, jobs[j].request, samples[j], answers[j], options));
+    answers[j].turns.clear();
+  });
+}
+
+}  // namespace
+
+void evaluate_samples(Engine& dense, std::span<const SampleJob> jobs, const Suite& suite,
+                      const EvaluationOptions& options,
+                      const std::function<void(size_t, size_t, const ResultRow&)>& emit) {
+  std::vector<AskedSample> samples;
+  for (const SampleJob& job : jobs) {
+    samples.push_back(read_sample(dense, suite, job.request, options));
+  }
+  answer_densely(dense, jobs, samples, options);
+  std::vector<Engine*> methods;  // in the order in which jobs name them
+  for (const SampleJob& job : jobs) {
+    for (Engine* method : job.methods) {
+      if (std::find(methods.begin(), methods.end(), method) == methods.end()) {
+        methods.push_back(method);
+      }
+    }
+  }
+  for (Engine* method : methods) {
+    answer_with(*method, jobs, suite, samples, options, [&](size_t job, const ResultRow& row) {
+      const auto& all = jobs[job].methods;
+      const auto at = std::find(all.begin(), all.end(), method) - all.begin();
+      emit(job, static_cast<size_t>(at), row);
+    });
+  }
+}
+
 void evaluate_sample(Engine& dense, std::span<Engine* const> methods, const Suite& suite,
                      const SampleRequest& request, const EvaluationOptions& options,
                      const std::function<void(size_t, const ResultRow&)>& emit) {
-  const Sample sample = suite.make(request);
-  std::vector<AskedTurn> turns;
-  for (const Turn& turn : sample.turns) {
-    AskedTurn asked{.turn = &turn,
-                    .prompt = prompt_of(dense, sample, turn, options.chat),
-                    .limit = 0,
-                    .dense = {},
-                    .dense_answer = {}};
-    asked.limit = answer_limit(turn, static_cast<int64_t>(asked.prompt.size()), request, options);
-    turns.push_back(std::move(asked));
-  }
-  double read_seconds = 0;
-  // All prompts begin with the document, so what the first has read serves every turn and method.
-  const auto read = read_prompt(dense, turns.front().prompt, options, read_seconds);
-
-  const auto question = [&](size_t turn, int64_t repeat) {
-    Question result{.prompt = turns[turn].prompt,
-                    .max_tokens = turns[turn].limit,
-                    .sampling = options.sampling,
-                    .like = read.get(),
-                    .cancel = options.cancel};
-    result.sampling.seed =
-        hash(fmt::format("{} {} {} {}", request.seed, request.index, turn, repeat));
-    return result;
-  };
-  for (size_t t = 0; t < turns.size(); ++t) {
-    turns[t].dense_answer =
-        answer_freely(dense, question(t, 0), &turns[t].dense, options.logit_bytes / turns.size());
-  }
-
-  for (size_t m = 0; m < methods.size(); ++m) {
-    Engine& engine = *methods[m];
-    const bool is_dense = policy_name(engine.options().policy) == kDense;
-    ResultRow row = row_identity(engine, suite, request, options);
-    row.id = sample.id;
-    row.read_seconds = read_seconds;
-    double scores = 0, exact = 0;
-    for (size_t t = 0; t < turns.size(); ++t) {
-      row.prompt_tokens = std::max(row.prompt_tokens, static_cast<int64_t>(turns[t].prompt.size()));
-      auto& texts = row.answers.emplace_back();
-      auto& values = row.scores.emplace_back();
-      for (int64_t repeat = 0; repeat < options.repeats; ++repeat) {
-        Answer answer;
-        if (repeat > 0) {
-          answer = answer_freely(engine, question(t, repeat));
-        } else if (is_dense) {
-          answer = turns[t].dense_answer;
-          const int64_t compared = turns[t].dense.compared();
-          row.agreement.add({.kl_sum = 0, .compared = compared, .agreed = compared});
-        } else {
-          answer = answer_and_compare(engine, question(t, 0), turns[t].dense, row.agreement);
-        }
-        row.cost.add(answer.cost);
-        const Turn& turn = *turns[t].turn;
-        const Score score =
-            suite.score(turn, options.chat ? answer.text : turn.answer_start + answer.text);
-        scores += score.value;
-        exact += score.exact;
-        values.push_back(score.value);
-        texts.push_back(std::move(answer.text));
-      }
-    }
-    const auto answers = static_cast<double>(turns.size()) * static_cast<double>(options.repeats);
-    row.score = scores / answers;
-    row.exact = exact / answers;
-    emit(m, row);
-  }
+  const SampleJob job{request, {methods.begin(), methods.end()}};
+  evaluate_samples(dense, {&job, 1}, suite, options,
+                   [&](size_t, size_t method, const ResultRow& row) { emit(method, row); });
 }
 
 }  // namespace freekv::eval

@@ -47,6 +47,13 @@ def whole_run(folder: pathlib.Path) -> pathlib.Path:
     return out
 
 
+def together(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    """Samples whose answers are decoded together give the same rows."""
+    out = folder / "together.jsonl"
+    done = run(*TASKS, "--samples", 2, "--parallel", 3, "--out", out)
+    check("together", done.returncode == 0 and rows(out) == rows(whole), done)
+
+
 def cut_file(folder: pathlib.Path, whole: pathlib.Path) -> None:
     """A run that was killed while it wrote goes on with the row it lost."""
     cut = folder / "cut.jsonl"
@@ -118,6 +125,7 @@ def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
     refused("small budget", r"budget is 64", *ask, "--suite", "chain", "--budgets", 64)
     refused("policy", "nosuch.*full", *ask, "--suite", "chain", "--policies", "nosuch")
     refused("greedy repeats", r"--k is 4.*--temp", *ask, "--suite", "chain", "--k", 4)
+    refused("parallel", r"--parallel is -1", *ask, "--suite", "chain", "--parallel", -1)
     refused("no samples", r"--samples is 0", "eval", "--out", out, "--samples", 0)
     refused("no haystack", r"none\.txt.*[Nn]o such file", "eval", "-m", MODEL, "--out", out,
             "--haystack", folder / "none.txt")
@@ -143,6 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         whole = whole_run(folder)
+        together(folder, whole)
         cut_file(folder, whole)
         stopped(folder, whole)
         reports(folder, whole)

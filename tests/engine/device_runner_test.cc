@@ -237,6 +237,11 @@ TEST_F(DeviceRunnerTest, PrefillIsToldWhatAnotherSequenceHasInCommon) {
   EXPECT_EQ(taken(std::span(prompt).first(17), source.get()), 16);
   prompt[9] = 0;
   EXPECT_EQ(taken(prompt, source.get()), 8);
+  options_.kv_type = "bf16";
+  const auto rounded = make("full");
+  const auto third = rounded->new_sequence(512);
+  rounded->prefill(*third, prompt, nullptr, source.get());
+  EXPECT_EQ(third->kept_tokens(), 0);  // KV of another type
   // A prompt that was not finished is no prefix.
   const auto stop = [](int64_t) { return false; };
   EXPECT_THROW(sparse->prefill(*other, prompt, stop, other.get()), Error);

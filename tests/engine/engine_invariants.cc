@@ -63,24 +63,6 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
   return name;
 }
 
-TinyModelShape shape_for(const std::string& backend) {
-  TinyModelShape shape;
-  if (backend != "cuda") return shape;
-  // The smallest that its kernels run; bf16, since that is what weights become there.
-  shape.head_dim = 64;
-  shape.weights = DType::kBF16;
-  return shape;
-}
-
-EngineOptions options_for(const std::string& backend, const TemporaryModel& model) {
-  EngineOptions options = tiny_options(model);
-  options.backend = backend;
-  if (backend != "cuda") return options;
-  options.page = 16;
-  options.kv_type = "bf16";
-  return options;
-}
-
 int64_t EveryPolicy::observed_tokens() const {
   const TinyModelShape shape = shape_for(GetParam().backend);
   const EngineOptions engine = options();

@@ -36,11 +36,6 @@ struct Case {
 /// A name that GoogleTest takes.
 std::string case_name(const testing::TestParamInfo<Case>& info);
 
-/// A tiny model of a shape that the backend runs, and options under which sequences of more than 96
-/// tokens retrieve.
-TinyModelShape shape_for(const std::string& backend);
-EngineOptions options_for(const std::string& backend, const TemporaryModel& model);
-
 class EveryPolicy : public testing::TestWithParam<Case> {
  protected:
   EngineOptions options() const {

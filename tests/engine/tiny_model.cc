@@ -121,4 +121,22 @@ EngineOptions tiny_options(const TemporaryModel& model) {
   return options;
 }
 
+TinyModelShape shape_for(const std::string& backend) {
+  TinyModelShape shape;
+  if (backend != "cuda") return shape;
+  // The smallest that its kernels run; bf16, since that is what weights become there.
+  shape.head_dim = 64;
+  shape.weights = DType::kBF16;
+  return shape;
+}
+
+EngineOptions options_for(const std::string& backend, const TemporaryModel& model) {
+  EngineOptions options = tiny_options(model);
+  options.backend = backend;
+  if (backend != "cuda") return options;
+  options.page = 16;
+  options.kv_type = "bf16";
+  return options;
+}
+
 }  // namespace freekv

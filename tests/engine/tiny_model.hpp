@@ -44,4 +44,9 @@ class TemporaryModel {
 /// Options under which sequences of more than 96 tokens retrieve: k = 6 pages of 8 tokens.
 EngineOptions tiny_options(const TemporaryModel& model);
 
+/// A tiny model of a shape that the backend runs, and options under which sequences of more than 96
+/// tokens retrieve.
+TinyModelShape shape_for(const std::string& backend);
+EngineOptions options_for(const std::string& backend, const TemporaryModel& model);
+
 }  // namespace freekv

@@ -7,6 +7,7 @@
 #include "../engine/tiny_model.hpp"
 #include "eval/test_text.hpp"
 #include "freekv/error.hpp"
+#include "together.hpp"
 
 namespace freekv::eval {
 namespace {
@@ -144,6 +145,10 @@ TEST_F(Evaluate, RepeatsDifferBySeedAndRepeatThemselves) {
   EXPECT_NE(first[0].answers[0][0], first[0].answers[0][1]);
   EXPECT_EQ(first[0].answers, rows({&freekv})[0].answers);
   EXPECT_EQ(first[0].sampling, "temp=1");
+}
+
+TEST_F(Evaluate, SamplesTogetherGiveTheRowsOfOneAtATime) {
+  expect_the_rows_of_one_at_a_time("cpu");
 }
 
 TEST_F(Evaluate, StopsWhenCancelled) {

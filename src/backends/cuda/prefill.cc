@@ -50,13 +50,16 @@ struct Drain {
   }
 };
 
+const char* type_name(KvType type) { return type == KvType::kBF16 ? "BF16" : "F16"; }
+
 void check_prefix(const KvPrefix& prefix, const DecoderShape& shape, int64_t tokens) {
   const DecoderShape& from = prefix.decoder->shape();
-  check_argument(from.layers == shape.layers && from.kv.kv_heads == shape.kv.kv_heads &&
-                     from.kv.head_dim == shape.kv.head_dim && from.kv.type == shape.kv.type,
-                 "a prefix of {} layers of {} heads of {}, the prompt's have {} of {} of {}",
-                 from.layers, from.kv.kv_heads, from.kv.head_dim, shape.layers, shape.kv.kv_heads,
-                 shape.kv.head_dim);
+  check_argument(
+      from.layers == shape.layers && from.kv.kv_heads == shape.kv.kv_heads &&
+          from.kv.head_dim == shape.kv.head_dim && from.kv.type == shape.kv.type,
+      "a prefix of {} layers of {} heads of {} in {}, the prompt has {} of {} of {} in {}",
+      from.layers, from.kv.kv_heads, from.kv.head_dim, type_name(from.kv.type), shape.layers,
+      shape.kv.kv_heads, shape.kv.head_dim, type_name(shape.kv.type));
   const bool whole = prefix.tokens == tokens;
   check_argument(whole || (prefix.tokens < tokens && prefix.tokens % shape.kv.page == 0),
                  "a prefix of {} tokens, must be whole pages of {} of the prompt, or all its {}",
