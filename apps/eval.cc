@@ -27,7 +27,7 @@ struct EvalOptions {
   std::vector<int64_t> budgets = {2048};
   std::vector<int> pages = {32};
   int64_t samples = 20;
-  int64_t parallel = 0;
+  int64_t parallel = 1;
   std::string haystack = "models/demo_document.txt";
   std::string out;
 };
@@ -40,8 +40,8 @@ void check(const EvalOptions& options) {
     require(context >= 1, fmt::format("--context has {}, must be 1 or more", context));
   }
   require(options.samples >= 1, fmt::format("--samples is {}, must be 1 or more", options.samples));
-  require(options.parallel >= 0 && options.parallel <= 1024,
-          fmt::format("--parallel is {}, must be 0 to 1024", options.parallel));
+  require(options.parallel >= 1 && options.parallel <= 1024,
+          fmt::format("--parallel is {}, must be 1 to 1024", options.parallel));
   require(options.evaluation.repeats >= 1,
           fmt::format("--k is {}, must be 1 or more", options.evaluation.repeats));
   require(options.evaluation.repeats == 1 || options.evaluation.sampling.temperature > 0,
@@ -92,14 +92,6 @@ struct Job {
   int64_t context;
   std::vector<eval::SampleJob> samples;
 };
-
-/// A device decodes several sequences in about the time of one. Limits of memory are divided among
-/// a batch, so that where they are given one sample at a time has all of it.
-size_t samples_together(const EvalOptions& options, const EngineOptions& engine) {
-  if (options.parallel > 0) return static_cast<size_t>(options.parallel);
-  const bool limited = engine.device_kv != SIZE_MAX || engine.host_kv != SIZE_MAX;
-  return engine.backend == "cuda" && !limited ? 8 : 1;
-}
 
 eval::SampleRequest request_for(const EvalOptions& options, int64_t context, int64_t sample,
                                 const eval::TokenCounter& count) {
@@ -187,7 +179,7 @@ void evaluate(EvalOptions options) {
   check(options);
   EngineOptions base = options.engine.finish();
   base.policy = "full";
-  options.evaluation.parallel = samples_together(options, base);
+  options.evaluation.parallel = static_cast<size_t>(options.parallel);
   base.max_batch = static_cast<int>(options.evaluation.parallel);
   EngineOptions reader = base;
   // On a device what it has read counts as open, beside the answers.
@@ -266,8 +258,8 @@ void add_eval(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--parallel", options->parallel,
-                   "samples at a time, whose answers are decoded together (0: 1 on the host; on a "
-                   "device 8, or what its memory holds)")
+                   "samples at a time, whose answers are decoded together; limits of memory are "
+                   "divided among them")
       ->capture_default_str();
   command
       ->add_option("--policies", options->policies,

@@ -25,6 +25,8 @@ ALL_POLICIES = ("full", "streaming", "razor", "raas", "snapkv", "h2o", "quest", 
 TASKS = ("ruler/niah-single,ruler/niah-multi-key,ruler/niah-multi-value,ruler/variable-tracking,"
          "chain,ledger")
 HARD = ("ruler/niah-multi-key", "chain", "ledger")  # one search, many searches, long answers
+QUEST_KEY2 = "quest:sketch=key2,pooling=mean_softmax,dense_layers=0"
+ON_GPU = ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9")
 SKETCHES = ("minmax", "cuboid", "mean", "key2", "minmax+key2")
 POOLINGS = ("mean_softmax", "max_softmax", "mean_score", "max_score")
 
@@ -63,8 +65,25 @@ TABLES = {
     # What the CUDA engine runs: box sketches. On one H200 100 samples take some three minutes.
     "tau-cuda": Table("Correction by cosine with box sketches, on a GPU", ",".join(HARD), "32768",
                       ("full", "quest", "freekv:tau=-1", "freekv:tau=0.7", "freekv",
-                       "freekv:tau=0.9", "freekv:tau=2"), "512",
-                      ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9")),
+                       "freekv:tau=0.9", "freekv:tau=2"), "512", ON_GPU),
+    # With 2-bit key sketches and coverage, which the CUDA engine runs too.
+    "policies-cuda": Table("Retrieval policies at 32K, on a GPU", ",".join(HARD), "32768",
+                           ("full", "quest", QUEST_KEY2, "freekv", "freekv:tau=-1,sketch=key2",
+                            "freekv:sketch=key2", "freekv:tau=2,sketch=key2", "freekv-coverage"),
+                           "512,2048", ON_GPU),
+    "tau-key2-cuda": Table("Correction by cosine with 2-bit key sketches, on a GPU", "chain",
+                           "32768", swept("freekv:sketch=key2", "tau",
+                                          ("0.7", "0.75", "0.8", "0.85", "0.9", "0.95")), "512",
+                           ON_GPU),
+    "epsilon-cuda": Table("Correction by missing attention mass, on a GPU", "chain", "32768",
+                          swept("freekv-coverage", "epsilon",
+                                ("0.2", "0.1", "0.05", "0.02", "0.01")), "512", ON_GPU),
+    "budget-cuda": Table("Budgets, on a GPU", "chain", "32768",
+                         ("full", "quest", "freekv", "freekv:sketch=key2", "freekv-coverage"),
+                         "256,1024,4096", ON_GPU),
+    "128k-cuda": Table("128K, on a GPU", "ruler/niah-multi-key,chain", "131072",
+                       ("full", "quest", "freekv", "freekv:sketch=key2", "freekv-coverage"),
+                       "512,2048", ON_GPU),
     "epsilon": Table("Correction by missing attention mass", ",".join(HARD), "32768",
                      swept("freekv-coverage", "epsilon", ("0.2", "0.1", "0.05", "0.02", "0.01"))),
     "budget": Table("Budgets", ",".join(HARD), "32768",
@@ -85,7 +104,7 @@ TABLES = {
                         ("--entries", "4000", "-n", "32768")),
     # tau = 2 waits for the selection of the current query, as Quest does from fast memory.
     "algorithm": Table("The algorithm apart from the system", ",".join(HARD), "32768",
-                       ("full", "quest:sketch=key2,pooling=mean_softmax,dense_layers=0",
+                       ("full", QUEST_KEY2,
                         "freekv:tau=2,sketch=key2", "freekv:tau=-1,sketch=key2",
                         "freekv:sketch=key2", "freekv-coverage")),
 }
