@@ -21,7 +21,6 @@ constexpr unsigned kCluster = 8;  // CTAs: what every GPU that has clusters allo
 constexpr unsigned kLargeCluster = 16;
 constexpr int kTeams = 2;  // of threads, each of which scores a split
 constexpr int kThreads = kTeams * kScoreThreads;
-constexpr int kWarps = kThreads / 32;
 /// Beside a CTA of attention that starts early (96 KiB).
 constexpr size_t kMaxShared = size_t{128} << 10;
 
@@ -64,6 +63,8 @@ Layout layout_of(const SelectParams& params, unsigned cluster) {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 namespace cg = cooperative_groups;
+
+constexpr int kWarps = kThreads / 32;
 
 template <typename T, int D>
 class Correction {
