@@ -6,6 +6,7 @@
 
 #include "backends/cuda/block_select.cuh"
 #include "backends/cuda/launch.cuh"
+#include "backends/cuda/pooling.cuh"
 #include "backends/cuda/row_slots.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
@@ -78,9 +79,8 @@ struct Row {
 
 struct CoverShared {
   SelectShared select;
-  float highest[kMaxGroup];  // of a head's scores
-  float inverse[kMaxGroup];  // of the sum of its softmax
-  float common[kMaxGroup];   // its attention to sink and window
+  HeadSoftmax softmax[kMaxGroup];  // of a head's scores
+  float common[kMaxGroup];         // its attention to sink and window
   int recalled;
 };
 
@@ -112,8 +112,7 @@ __device__ void join_parts(const SelectParams& params, const Row& row, int g, Co
   of_common = sum_of_warp(of_common);
   if (lane != 0) return;
   const float inverse = 1.0f / (of_candidates + of_common);
-  shared.highest[g] = highest;
-  shared.inverse[g] = inverse;
+  shared.softmax[g] = {highest, inverse};
   shared.common[g] = of_common * inverse;
 }
 
@@ -127,21 +126,11 @@ __device__ void pool_masses(const SelectParams& params, const Row& row, CoverSha
   const SelectionScratch scratch(params);
   const float* scores = scratch.row_scores(row.at, 0);
   float* pooled = scratch.row_pooled(row.at);
-  const auto heads = static_cast<float>(group);
   for (int i = 4 * static_cast<int>(threadIdx.x); i < row.n; i += 4 * kThreads) {
-    float4 sum = {0, 0, 0, 0};
-#pragma unroll 4
-    for (int g = 0; g < group; ++g) {
-      const float4 score = *reinterpret_cast<const float4*>(scores + g * scratch.stride + i);
-      const float highest = shared.highest[g], inverse = shared.inverse[g];
-      sum.x += exp2f((score.x - highest) * kLog2E) * inverse;
-      sum.y += exp2f((score.y - highest) * kLog2E) * inverse;
-      sum.z += exp2f((score.z - highest) * kLog2E) * inverse;
-      sum.w += exp2f((score.w - highest) * kLog2E) * inverse;
-    }
-    sum = {sum.x / heads, sum.y / heads, sum.z / heads, sum.w / heads};
-    *reinterpret_cast<float4*>(values + i) = sum;
-    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = sum;
+    const float4 mass =
+        pool_four<Pooling::kMeanSoftmax>(scores + i, scratch.stride, group, shared.softmax, kLog2E);
+    *reinterpret_cast<float4*>(values + i) = mass;
+    if (values != pooled) *reinterpret_cast<float4*>(pooled + i) = mass;
   }
   __syncthreads();
 }
