@@ -201,12 +201,12 @@ __device__ inline bool is_resident(const SelectParams& params, const Row& row,
   return row.layer.slot_of_page[int64_t{row.head} * row.layer.max_pages + params.map.sink + i] >= 0;
 }
 
-/// To lists.chosen, the tables of SequenceLayer and moves[k]; returns how many of each. `values`:
-/// pooled, read where there are more candidates than are selected.
 struct Chosen {
   int pages = 0;
   int moves = 0;
 };
+/// To lists.chosen, the tables of SequenceLayer and moves[k]; returns how many of each. `values`:
+/// pooled, read where there are more candidates than are selected.
 __device__ inline Chosen choose_row(const SelectParams& params, const Row& row,
                                     const RowShared& sizes, float* values, const RowLists& lists,
                                     SelectShared& shared, Move* moves) {
