@@ -53,9 +53,11 @@ Reads reads_of(const Subject& subject, const BenchCache& cache, int64_t context)
   const auto rest = static_cast<double>(layers - dense_layers);
   const int64_t whole = int64_t{pages.sink} + pages.window;
   reads.kv += rest * static_cast<double>((whole + pages.selected) * pages.page) * token_bytes;
-  // A sketch of a page is two vectors per head, where the page has 2p.
+  // A sketch of a page is two vectors per head, where the page has 2p, and with key2 2 bits for
+  // each value of a key.
   const auto candidates = static_cast<double>(context / pages.page - whole);
-  reads.sketches = rest * candidates * token_bytes;
+  const bool levels = cache.rule.sketch == SketchKind::kKey2;
+  reads.sketches = rest * candidates * token_bytes * (1 + (levels ? pages.page / 16.0 : 0.0));
   return reads;
 }
 
@@ -80,6 +82,12 @@ BenchCache cache_of(const SyntheticOptions& options, const std::string& policy, 
     fail(ErrorCode::kUnsupported,
          "policy {} does not run on backend cuda; with their default keys these do: {}, {}", policy,
          kBlocking, device_policy_names());
+  }
+  if (rule->coverage) {
+    fail(ErrorCode::kUnsupported,
+         "policy {} corrects by attention mass, which made-up KV says nothing about, while --shape "
+         "forces drift and churn: it is measured with a model (-m)",
+         policy);
   }
   if (blocking) rule->speculative = false;
   const SyntheticShape shape = shape_of(options);

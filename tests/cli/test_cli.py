@@ -118,8 +118,10 @@ def bad_shapes() -> None:
             "magic")
     refused("churn", "--churn is 3, must be at most 1", *ask, "--churn", 3)
     refused("option of a model", r"--tau is 0\.5.*--shape tiny", *ask, "--tau", 0.5)
-    refused("policy of a shape", "policy oracle does not run.*blocking, freekv, full", *ask,
+    refused("policy of a shape", "policy oracle does not run.*blocking, freekv, ", *ask,
             "--policies", "oracle")
+    refused("coverage of a shape", "policy freekv-coverage corrects by attention mass", *ask,
+            "--policies", "freekv-coverage")
     refused("budget of a shape", r"budget is 100.*288", *ask, "--budget", 100)
     for mode in ((*gpu, "--gather-table"), ask, (*ask, "--ablation"), (*ask, "--prefill", 64)):
         refused("shape without a GPU", "libfreekv_cuda.so is not found in /|NVIDIA driver", *mode)
