@@ -196,6 +196,36 @@ __device__ inline Kth kth_largest(const float* values, int n, int k, SelectShare
   return kth;
 }
 
+/// The k best of n values: all, or those above the k-th best and the first of its equals.
+struct KBest {
+  const float* values;
+  bool all;
+  uint32_t order;
+  int last_equal;
+
+  __device__ bool has(int i) const {
+    if (all) return true;
+    const uint32_t at = order_of(values[i]);
+    return at > order || (at == order && i <= last_equal);
+  }
+};
+
+/// All threads see the values, which are not read if there are no more than k.
+__device__ inline KBest k_best(const float* values, int n, int k, SelectShared& shared) {
+  if (n <= k) return {values, true, 0, 0};
+  const Kth kth = kth_largest(values, n, k, shared);
+  KBest best{values, false, kth.order, n};
+  if (kth.taken < kth.equals) {  // of equals the lower are taken, up to this one
+    compact(
+        n, shared, [&](int i) { return order_of(values[i]) == kth.order; },
+        [&](int rank, int i) {
+          if (rank == kth.taken - 1) shared.last_equal = i;
+        });
+    best.last_equal = shared.last_equal;
+  }
+  return best;
+}
+
 /// Ascending; `size` is a power of two and at least 64. The keys are visible to all threads before,
 /// and after.
 __device__ inline void sort_ascending(unsigned long long* keys, int size) {

@@ -7,6 +7,7 @@
 
 #include "backends/cuda/block_select.cuh"
 #include "backends/cuda/forced_churn.cuh"
+#include "backends/cuda/row_slots.cuh"
 #include "backends/cuda/selection.hpp"
 #include "backends/cuda/selection_scratch.hpp"
 
@@ -27,9 +28,7 @@ struct RowLists {
   int32_t* chosen;           // [k] pages, ascending
   int32_t* missing;          // [k] those of them that are not resident
   uint32_t* present;         // [words]: bits of the candidates that are resident, if they fit
-  // [resident]: copies of the row's tables as the last selection left them
-  int32_t* page_in_slot;
-  uint32_t* last_use;
+  int32_t* slots;            // of RowSlots
 };
 
 // One row of the batch, and what all threads of its CTA know about it.
@@ -72,14 +71,13 @@ __device__ inline RowLists row_lists(unsigned char* memory, const RowShared& siz
   int32_t* chosen = victims + resident;
   int32_t* missing = chosen + k;
   auto* present = reinterpret_cast<uint32_t*>(missing + k);
-  auto* page_in_slot = reinterpret_cast<int32_t*>(present + sizes.words);
-  return {keys,
-          victims,
-          chosen,
-          missing,
-          present,
-          page_in_slot,
-          reinterpret_cast<uint32_t*>(page_in_slot + resident)};
+  return {keys,    victims, chosen,
+          missing, present, reinterpret_cast<int32_t*>(present + sizes.words)};
+}
+
+__device__ inline RowSlots row_slots(const SelectParams& params, const Row& row,
+                                     const RowLists& lists) {
+  return {row.layer, row.head, params.map.resident, lists.slots};
 }
 
 /// Before scores exist: copies the row's tables and marks its resident candidates. Only the row's
@@ -90,13 +88,10 @@ __device__ inline void read_tables(const SelectParams& params, const Row& row,
   for (int i = threadIdx.x; i < sizes.words; i += cta_threads()) lists.present[i] = 0;
   if (!row.layer.budgeted) return;
   __syncthreads();
-  const int resident = params.map.resident;
-  const int64_t first = int64_t{row.head} * resident;
-  for (int slot = threadIdx.x; slot < resident; slot += cta_threads()) {
-    const int32_t page = row.layer.page_in_slot[first + slot];
-    lists.page_in_slot[slot] = page;
-    lists.last_use[slot] = row.layer.last_use[first + slot];
-    const int32_t i = page - params.map.sink;
+  const RowSlots slots = row_slots(params, row, lists);
+  slots.load();
+  for (int slot = threadIdx.x; slot < slots.resident; slot += cta_threads()) {
+    const int32_t i = slots.pages[slot] - params.map.sink;  // which this thread has copied
     if (sizes.words > 0 && i >= 0 && i < row.n) atomicOr(&lists.present[i / 32], 1u << i % 32);
   }
 }
@@ -109,90 +104,17 @@ __device__ inline void draw_values(const SelectParams& params, const Row& row,
   const Churn churn{row.seed, params.forced_churn};
   for (int i = threadIdx.x; i < row.n; i += cta_threads()) values[i] = churn.fresh(i);
   __syncthreads();
-  const int resident = row.layer.budgeted ? params.map.resident : 0;
+  const RowSlots slots = row_slots(params, row, lists);
+  const int resident = row.layer.budgeted ? slots.resident : 0;
   for (int slot = threadIdx.x; slot < resident; slot += cta_threads()) {
-    const int32_t i = lists.page_in_slot[slot] - params.map.sink;
-    const bool selected = i >= 0 && i < row.n && lists.last_use[slot] == row.clock;
+    const int32_t i = slots.pages[slot] - params.map.sink;
+    const bool selected = i >= 0 && i < row.n && slots.uses[slot] == row.clock;
     if (selected) values[i] = churn.selected(i);
   }
   __syncthreads();
 }
 
-/// Which candidates are selected: all, or those above the k-th best and the first of its equals.
-struct Cut {
-  const float* values;
-  bool all;
-  uint32_t order;
-  int last_equal;
-
-  __device__ bool takes(int i) const {
-    if (all) return true;
-    const uint32_t at = order_of(values[i]);
-    return at > order || (at == order && i <= last_equal);
-  }
-};
-
-/// All threads see the values, which forced churn overwrites.
-__device__ inline Cut find_cut(const SelectParams& params, const Row& row, float* values,
-                               const RowLists& lists, SelectShared& shared) {
-  if (row.n <= row.k) return {values, true, 0, 0};
-  if (params.forced_churn >= 0) draw_values(params, row, lists, values);
-  const Kth kth = kth_largest(values, row.n, row.k, shared);
-  Cut cut{values, false, kth.order, row.n};
-  if (kth.taken < kth.equals) {  // of equals the lower pages are taken, up to this one
-    compact(
-        row.n, shared, [&](int i) { return order_of(values[i]) == kth.order; },
-        [&](int rank, int i) {
-          if (rank == kth.taken - 1) shared.last_equal = i;
-        });
-    cut.last_equal = shared.last_equal;
-  }
-  return cut;
-}
-
 // --- which slots ---------------------------------------------------------------------------------
-
-// Slots whose page stays are used at `now`. Keys of the others, in the order in which
-// PageTable::plan() gives them up: empty ones, then by last use, of equals the lower.
-__device__ inline void make_keys(const SelectParams& params, const Row& row, const RowShared& sizes,
-                                 const Cut& cut, uint32_t now, const RowLists& lists) {
-  const int resident = params.map.resident;
-  uint32_t* last_use = row.layer.last_use + int64_t{row.head} * resident;
-  for (int slot = threadIdx.x; slot < sizes.sort; slot += cta_threads()) {
-    unsigned long long key = ~0ull;
-    if (slot < resident) {
-      const int32_t page = lists.page_in_slot[slot], i = page - params.map.sink;
-      if (i >= 0 && i < row.n && cut.takes(i)) {
-        last_use[slot] = now;
-      } else {
-        key = static_cast<unsigned long long>(page >= 0) << 63 |
-              static_cast<unsigned long long>(lists.last_use[slot]) << 31 |
-              static_cast<unsigned long long>(slot);
-      }
-    }
-    lists.keys[slot] = key;
-  }
-}
-
-// Keys are there; a barrier must follow.
-__device__ inline void order_victims(int resident, const RowShared& sizes, const RowLists& lists) {
-  constexpr int kFew = 256;  // so few keys are counted faster than sorted
-  if (resident > kFew) {
-    sort_ascending(lists.keys, sizes.sort);
-    for (int i = threadIdx.x; i < resident; i += cta_threads()) {
-      lists.victims[i] = static_cast<int32_t>(lists.keys[i] & 0x7fffffffu);
-    }
-    return;
-  }
-  for (int slot = threadIdx.x; slot < resident; slot += cta_threads()) {
-    const unsigned long long own = lists.keys[slot];
-    if (own == ~0ull) continue;
-    int before = 0;
-#pragma unroll 8
-    for (int other = 0; other < resident; ++other) before += lists.keys[other] < own ? 1 : 0;
-    lists.victims[before] = slot;
-  }
-}
 
 __device__ inline bool is_resident(const SelectParams& params, const Row& row,
                                    const RowShared& sizes, const RowLists& lists, int i) {
@@ -210,32 +132,30 @@ struct Chosen {
 __device__ inline Chosen choose_row(const SelectParams& params, const Row& row,
                                     const RowShared& sizes, float* values, const RowLists& lists,
                                     SelectShared& shared, Move* moves) {
-  const Cut cut = find_cut(params, row, values, lists, shared);
-  const int resident = params.map.resident;
+  if (params.forced_churn >= 0 && row.n > row.k) draw_values(params, row, lists, values);
+  const KBest best = k_best(values, row.n, row.k, shared);
+  const RowSlots slots = row_slots(params, row, lists);
   const uint32_t now = row.clock + 1;
-  if (row.layer.budgeted) make_keys(params, row, sizes, cut, now, lists);
+  if (row.layer.budgeted) {
+    slots.make_keys(lists.keys, sizes.sort, [&](int slot) {
+      const int32_t i = slots.pages[slot] - params.map.sink;
+      const bool stays = i >= 0 && i < row.n && best.has(i);
+      if (stays) slots.last_use[slot] = now;
+      return stays;
+    });
+  }
   __syncthreads();
-  if (row.layer.budgeted) order_victims(resident, sizes, lists);
+  if (row.layer.budgeted) slots.order_victims(lists.keys, sizes.sort, lists.victims);
   const Compacted taken = compact_two(
-      row.n, shared, [&](int i) { return cut.takes(i); },
+      row.n, shared, [&](int i) { return best.has(i); },
       [&](int i) { return is_resident(params, row, sizes, lists, i); },
       [&](int rank, int i) { lists.chosen[rank] = params.map.sink + i; },
       [&](int rank, int i) { lists.missing[rank] = params.map.sink + i; });
   if (!row.layer.budgeted) return {taken.all, 0};
-
-  // PageTable::commit().
-  int32_t* slot_of_page = row.layer.slot_of_page + int64_t{row.head} * row.layer.max_pages;
-  int32_t* page_in_slot = row.layer.page_in_slot + int64_t{row.head} * resident;
-  uint32_t* last_use = row.layer.last_use + int64_t{row.head} * resident;
   if (threadIdx.x == 0) row.layer.clock[row.head] = now;
   for (int i = threadIdx.x; i < taken.fresh; i += cta_threads()) {
-    const int32_t slot = lists.victims[i], page = lists.missing[i];
-    moves[i] = {page, slot};
-    const int32_t victim = lists.page_in_slot[slot];
-    if (victim >= 0) slot_of_page[victim] = -1;  // never a page that another thread brings in
-    slot_of_page[page] = slot;
-    page_in_slot[slot] = page;
-    last_use[slot] = now;
+    moves[i] = {lists.missing[i], lists.victims[i]};
+    slots.give(lists.victims[i], lists.missing[i], now);
   }
   return {taken.all, taken.fresh};
 }

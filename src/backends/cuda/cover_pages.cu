@@ -1,81 +1,15 @@
-// cover_pages() and cover_rest() of selection.hpp: selection by attention mass, and which of the
-// missing pages attention waits for. A CTA per row.
-#include <algorithm>
-#include <bit>
+// cover_pages() of selection.hpp: selection by attention mass, and which of the missing pages
+// attention waits for. A CTA per row.
 #include <cmath>
 
-#include "backends/cuda/block_select.cuh"
+#include "backends/cuda/cover_row.cuh"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/pooling.cuh"
-#include "backends/cuda/row_slots.cuh"
-#include "backends/cuda/selection.hpp"
-#include "backends/cuda/selection_scratch.hpp"
-#include "core/check.hpp"
-#include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda {
 namespace {
 
-constexpr int kMaxGroup = 16;
-constexpr int kThreads = 256;
-/// cover_rest() runs beside a matrix product, and fits what that leaves free (choose_pages.cu).
-constexpr int kRegisters = 32;
-/// Masses of up to so many candidates stay in shared memory; more are read from scratch.
-constexpr int kSharedValues = 8192;
-constexpr size_t kMaxShared = size_t{92} << 10;
-
-// Dynamic shared memory: one area that masses and the keys of sorts use in turn, then lists of one
-// row.
-struct SharedSizes {
-  int values = 0;         // masses that fit
-  int sort = 0;           // a power of two, the resident slots or more
-  size_t area_bytes = 0;  // a multiple of 16
-  size_t bytes = 0;
-};
-
-struct RowLists {
-  int32_t* chosen;     // [k] pages, ascending
-  int32_t* place;      // [k] the slot of each, or -1
-  float* mass;         // [k] of each
-  int32_t* waits;      // [k] whether attention waits for it
-  uint32_t* attended;  // [resident / 32] bits: slots whose page is attended to
-  int32_t* slots;      // of RowSlots
-
-  __device__ RowLists(unsigned char* memory, const SharedSizes& sizes, int k, int resident)
-      : chosen(reinterpret_cast<int32_t*>(memory + sizes.area_bytes)),
-        place(chosen + k),
-        mass(reinterpret_cast<float*>(place + k)),
-        waits(place + 2 * k),
-        attended(reinterpret_cast<uint32_t*>(place + 3 * k)),
-        slots(reinterpret_cast<int32_t*>(attended + RowSlots::words(resident))) {}
-  static size_t bytes(int k, int resident) {
-    const int words = 4 * k + 2 * RowSlots::words(resident) + 2 * resident;
-    return static_cast<size_t>(words) * sizeof(int32_t);
-  }
-};
-
-// One row of the batch, and what all threads of its CTA know about it.
-struct Row {
-  int at;  // r
-  int b;
-  int head;
-  int n;  // candidates
-  int k;
-  SequenceLayer layer;
-
-  __device__ explicit Row(const SelectParams& params)
-      : at(static_cast<int>(blockIdx.x)),
-        b(at / params.kv.kv_heads),
-        head(at % params.kv.kv_heads),
-        n(max(row_candidates(params, b), 0)),
-        k(params.map.selected),
-        layer(params.batch.layer(b, params.layer)) {}
-
-  __device__ RowCounters* counters(const SelectParams& params) const {
-    if (params.counters == nullptr) return nullptr;
-    return params.counters + int64_t{params.batch.sequence[b]} * params.kv.kv_heads + head;
-  }
-};
+using namespace cover;
 
 struct CoverShared {
   SelectShared select;
@@ -140,28 +74,10 @@ __device__ void pool_masses(const SelectParams& params, const Row& row, CoverSha
 // The heaviest candidates, all if there are no more than k, to lists.chosen; returns how many.
 __device__ int choose_heaviest(const SelectParams& params, const Row& row, const float* values,
                                SelectShared& shared, const RowLists& lists) {
-  const int sink = params.map.sink;
-  if (row.n <= row.k) {
-    for (int i = threadIdx.x; i < row.n; i += kThreads) lists.chosen[i] = sink + i;
-    return row.n;
-  }
-  const Kth kth = kth_largest(values, row.n, row.k, shared);
-  int last_equal = row.n;  // of equals the lower pages are taken, up to this one
-  if (kth.taken < kth.equals) {
-    compact(
-        row.n, shared, [&](int i) { return order_of(values[i]) == kth.order; },
-        [&](int rank, int i) {
-          if (rank == kth.taken - 1) shared.last_equal = i;
-        });
-    last_equal = shared.last_equal;
-  }
+  const KBest best = k_best(values, row.n, row.k, shared);
   return compact(
-      row.n, shared,
-      [&](int i) {
-        const uint32_t order = order_of(values[i]);
-        return order > kth.order || (order == kth.order && i <= last_equal);
-      },
-      [&](int rank, int i) { lists.chosen[rank] = sink + i; });
+      row.n, shared, [&](int i) { return best.has(i); },
+      [&](int rank, int i) { lists.chosen[rank] = params.map.sink + i; });
 }
 
 // --- which of them attention waits for -----------------------------------------------------------
@@ -222,20 +138,6 @@ __device__ Missing weigh_missing(const Row& row, int count, double epsilon, int 
   return {missing, recalled};
 }
 
-// Slots for the chosen pages that wanted(i) holds for, `count` of `chosen` in all; their moves in
-// order of page. `keys`: room for a sort of all slots.
-template <typename Wanted>
-__device__ void bring_in(const SelectParams& params, const Row& row, const RowSlots& slots,
-                         const RowLists& lists, int chosen, uint32_t now, int sort,
-                         unsigned long long* keys, SelectShared& shared, Wanted wanted) {
-  slots.order_victims(keys, sort);
-  compact(chosen, shared, wanted, [&](int rank, int i) {
-    const int32_t slot = RowSlots::victim(keys[rank]);
-    slots.give(slot, lists.chosen[i], now);
-    params.moves[int64_t{row.at} * row.k + rank] = {lists.chosen[i], slot};
-  });
-}
-
 // --- what attention reads ------------------------------------------------------------------------
 
 // Pages of the slots in lists.attended, ascending, to SequenceLayer::selected; returns how many.
@@ -245,7 +147,7 @@ __device__ int list_attended(const SelectParams& params, const Row& row, const R
   for (int i = threadIdx.x; i < most_keys; i += kThreads) keys[i] = ~0ull;
   __syncthreads();
   const int count = compact(
-      slots.resident, shared, [&](int slot) { return RowSlots::has_bit(lists.attended, slot); },
+      slots.resident, shared, [&](int slot) { return has_bit(lists.attended, slot); },
       [&](int rank, int slot) { keys[rank] = static_cast<unsigned long long>(slots.pages[slot]); });
   int size = 64;
   while (size < count) size *= 2;
@@ -291,7 +193,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const RowSlots slots(row.layer, row.head, params.map.resident, lists.slots);
   slots.load();
-  slots.clear(lists.attended);
+  clear_bits(lists, slots.resident);
   clear_histogram(shared.select);
   float* values = row.n <= sizes.values ? area : SelectionScratch(params).row_pooled(row.at);
   pool_masses(params, row, shared, values);
@@ -306,9 +208,7 @@ __global__ void __launch_bounds__(kThreads)
 
   // What is resident of the selection, and what attention waits for, are so from here on.
   const uint32_t now = row.layer.clock[row.head] + 1;
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    if (lists.place[i] >= 0) slots.keep(lists.place[i], now);
-  }
+  keep_present(slots, lists, count, now);
   __syncthreads();
   if (threadIdx.x == 0) row.layer.clock[row.head] = now;
   if (missing.recalled > 0) {
@@ -317,7 +217,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const auto attend = [&](int32_t page) {
     const int32_t slot = slots.slot_of(page);
-    if (slot >= 0) atomicOr(&lists.attended[slot / 32], 1u << slot % 32);
+    if (slot >= 0) set_bit(lists.attended, slot);
   };
   const int32_t* last = row.layer.chosen + int64_t{row.head} * row.k;
   for (int i = threadIdx.x; i < count; i += kThreads) attend(lists.chosen[i]);
@@ -344,87 +244,6 @@ __global__ void __launch_bounds__(kThreads)
   counters->lost_mass += lost;
 }
 
-// The tables are those of cover_pages() in the same step: read after the wait only.
-__global__ void __maxnreg__(kRegisters)
-    cover_rest_kernel(const __grid_constant__ SelectParams params, const SharedSizes sizes) {
-  extern __shared__ uint4 cover_memory[];
-  __shared__ SelectShared shared;
-  let_next_start();
-  const Row row(params);
-  const RowLists lists(reinterpret_cast<unsigned char*>(cover_memory), sizes, row.k,
-                       params.map.resident);
-  auto* keys = reinterpret_cast<unsigned long long*>(cover_memory);
-  wait_for_previous();
-  if (params.mode[row.at] == RowMode::kDense) {
-    if (threadIdx.x == 0) params.move_count[row.at] = 0;
-    return;
-  }
-  const RowSlots slots(row.layer, row.head, params.map.resident, lists.slots);
-  slots.load();
-  const int count = row.layer.chosen_count[row.head];
-  const int32_t* chosen = row.layer.chosen + int64_t{row.head} * row.k;
-  for (int i = threadIdx.x; i < count; i += kThreads) lists.chosen[i] = chosen[i];
-  __syncthreads();
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    lists.place[i] = slots.slot_of(lists.chosen[i]);
-  }
-  __syncthreads();
-  const auto is_missing = [&](int i) { return lists.place[i] < 0; };
-  const int missing = compact(count, shared, is_missing, [](int, int) {});
-  if (threadIdx.x == 0) params.move_count[row.at] = missing;
-  if (missing == 0) return;
-  const uint32_t now = row.layer.clock[row.head] + 1;
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    if (lists.place[i] >= 0) slots.keep(lists.place[i], now);
-  }
-  __syncthreads();
-  bring_in(params, row, slots, lists, count, now, sizes.sort, keys, shared, is_missing);
-  if (threadIdx.x != 0) return;
-  row.layer.clock[row.head] = now;
-  RowCounters* counters = row.counters(params);
-  if (counters) counters->misses_after += static_cast<unsigned long long>(missing);
-}
-
-SharedSizes shared_sizes(const SelectParams& params, bool masses) {
-  SharedSizes sizes;
-  if (masses) {
-    const int64_t values = SelectionScratch::padded(params.max_candidates);
-    sizes.values = static_cast<int>(std::min<int64_t>(values, kSharedValues));
-  }
-  const auto resident = static_cast<unsigned>(params.map.resident);
-  sizes.sort = static_cast<int>(std::max(64u, std::bit_ceil(resident)));
-  sizes.area_bytes = std::max(static_cast<size_t>(sizes.values) * sizeof(float),
-                              static_cast<size_t>(sizes.sort) * sizeof(unsigned long long));
-  sizes.bytes = sizes.area_bytes + RowLists::bytes(params.map.selected, params.map.resident);
-  return sizes;
-}
-
-void check(const SelectParams& params, const SharedSizes& sizes) {
-  const PageMap& map = params.map;
-  check_argument(params.mass && params.pooling == Pooling::kMeanSoftmax && params.scale == 1,
-                 "pages are covered by attention mass, the mean of a softmax of scale {}", 1);
-  check_argument(params.kv.group >= 1 && params.kv.group <= kMaxGroup,
-                 "the group is {}, must be 1 to {}", params.kv.group, kMaxGroup);
-  check_argument(map.selected >= 1 && map.resident >= map.selected,
-                 "{} pages are selected and {} resident, must be one and as many at least",
-                 map.selected, map.resident);
-  check_argument(map.attended_selected() >= std::min(map.resident, 2 * map.selected),
-                 "room for {} attended pages of {} selected and {} resident",
-                 map.attended_selected(), map.selected, map.resident);
-  check_argument(sizes.bytes <= kMaxShared,
-                 "{} bytes of shared memory for {} selected and {} resident pages, must be at most "
-                 "{}",
-                 sizes.bytes, map.selected, map.resident, kMaxShared);
-}
-
-// Always the same limit: threads that launch at the same time must not lower each other's.
-template <typename Kernel>
-void allow_shared(Kernel kernel) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(kMaxShared)),
-             "cudaFuncSetAttribute(cover_pages)");
-}
-
 }  // namespace
 
 void cover_pages(const CoverParams& params, cudaStream_t stream) {
@@ -436,16 +255,6 @@ void cover_pages(const CoverParams& params, cudaStream_t stream) {
   allow_shared(cover_kernel);
   launch_early(cover_kernel, static_cast<unsigned>(rows), kThreads, sizes.bytes, stream, params,
                sizes);
-}
-
-void cover_rest(const SelectParams& params, cudaStream_t stream) {
-  const int64_t rows = int64_t{params.batch.n} * params.kv.kv_heads;
-  if (rows == 0) return;
-  const SharedSizes sizes = shared_sizes(params, false);
-  check(params, sizes);
-  allow_shared(cover_rest_kernel);
-  launch_early(cover_rest_kernel, static_cast<unsigned>(rows), kThreads, sizes.bytes, stream,
-               params, sizes);
 }
 
 }  // namespace freekv::cuda

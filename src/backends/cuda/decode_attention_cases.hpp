@@ -15,8 +15,6 @@
 
 namespace freekv::cuda::decode_cases {
 
-inline DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
 /// Never null, also for no values.
 template <typename T>
 DeviceBuffer upload(const std::vector<T>& values) {

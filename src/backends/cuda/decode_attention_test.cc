@@ -16,7 +16,6 @@
 namespace freekv::cuda {
 namespace {
 
-using decode_cases::dtype_of;
 using decode_cases::Inputs;
 using decode_cases::page_map;
 using decode_cases::SequenceCase;
@@ -55,12 +54,6 @@ std::vector<KvGeometry> geometries() {
     }
   }
   return result;
-}
-
-std::string name_of(const KvGeometry& kv) {
-  return std::string(dtype_name(dtype_of(kv.type))) + " M=" + std::to_string(kv.kv_heads) +
-         " G=" + std::to_string(kv.group) + " d=" + std::to_string(kv.head_dim) +
-         " p=" + std::to_string(kv.page);
 }
 
 void expect_near(const std::vector<float>& actual, const std::vector<float>& expected,

@@ -24,8 +24,6 @@ struct Case {
   int64_t context;
 };
 
-DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
 // [rows][heads][e] with zeros behind d, in the KV type, and what that holds as floats.
 struct Padded {
   Padded(const KvGeometry& kv, int64_t rows, int heads, uint32_t seed) {

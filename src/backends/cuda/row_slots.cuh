@@ -7,7 +7,8 @@
 
 namespace freekv::cuda {
 
-/// The row's tables, and copies of two of them in shared memory.
+/// The row's tables, and copies of two of them in shared memory. Not for layers that hold
+/// everything, which have none.
 struct RowSlots {
   int32_t resident = 0;
   int32_t* slot_of_page = nullptr;
@@ -16,29 +17,24 @@ struct RowSlots {
   // [resident] each, shared.
   int32_t* pages = nullptr;
   uint32_t* uses = nullptr;
-  uint32_t* kept = nullptr;  // [resident / 32] bits: slots that are not given up
 
+  /// `shared`: words(slots).
   __device__ RowSlots(const SequenceLayer& layer, int head, int32_t slots, int32_t* shared)
       : resident(slots),
         slot_of_page(layer.slot_of_page + int64_t{head} * layer.max_pages),
         page_in_slot(layer.page_in_slot + int64_t{head} * slots),
         last_use(layer.last_use + int64_t{head} * slots),
         pages(shared),
-        uses(reinterpret_cast<uint32_t*>(shared) + slots),
-        kept(uses + slots) {}
+        uses(reinterpret_cast<uint32_t*>(shared) + slots) {}
 
-  static FREEKV_HOST_DEVICE int32_t words(int32_t slots) { return (slots + 31) / 32; }
+  static FREEKV_HOST_DEVICE int32_t words(int32_t slots) { return 2 * slots; }
 
-  /// All slots may be given up then. The caller sees to a barrier.
+  /// The caller sees to a barrier.
   __device__ void load() const {
     for (int slot = threadIdx.x; slot < resident; slot += cta_threads()) {
       pages[slot] = page_in_slot[slot];
       uses[slot] = last_use[slot];
     }
-    clear(kept);
-  }
-  __device__ void clear(uint32_t* bits) const {
-    for (int i = threadIdx.x; i < words(resident); i += cta_threads()) bits[i] = 0;
   }
 
   /// The slot that holds a page, or -1. So few slots are looked through faster than memory answers.
@@ -53,29 +49,40 @@ struct RowSlots {
     return found;
   }
 
-  /// By the thread whose page stands in the slot.
-  __device__ void keep(int32_t slot, uint32_t now) const {
-    atomicOr(&kept[slot / 32], 1u << slot % 32);
-    last_use[slot] = now;
-  }
-
-  /// Slots in the order in which they are given up: empty ones, then by last use, of equals the
-  /// lower; those that are kept last. `size` is a power of two, at least 64 and `resident`.
-  __device__ void order_victims(unsigned long long* keys, int size) const {
+  /// Keys of the order in which slots are given up: empty ones, then by last use, of equals the
+  /// lower; last those that stays(slot) holds for. `size` is a power of two, at least 64 and
+  /// `resident`. The caller sees to a barrier.
+  template <typename Stays>
+  __device__ void make_keys(unsigned long long* keys, int size, Stays stays) const {
     for (int slot = threadIdx.x; slot < size; slot += cta_threads()) {
-      unsigned long long key = ~0ull;
-      if (slot < resident && !has_bit(kept, slot)) {
-        const unsigned long long holds = pages[slot] >= 0;
-        key = holds << 63 | static_cast<unsigned long long>(uses[slot]) << 31 |
+      unsigned long long key = kStays;
+      if (slot < resident && !stays(slot)) {
+        key = static_cast<unsigned long long>(pages[slot] >= 0) << 63 |
+              static_cast<unsigned long long>(uses[slot]) << 31 |
               static_cast<unsigned long long>(slot);
       }
       keys[slot] = key;
     }
-    __syncthreads();
-    sort_ascending(keys, size);
   }
-  static __device__ int32_t victim(unsigned long long key) {
-    return static_cast<int32_t>(key & 0x7fffffffu);
+
+  /// victims[resident]: the slots that do not stay, in that order. The caller sees to a barrier.
+  __device__ void order_victims(unsigned long long* keys, int size, int32_t* victims) const {
+    constexpr int kFew = 256;  // so few keys are counted faster than sorted
+    if (resident > kFew) {
+      sort_ascending(keys, size);
+      for (int i = threadIdx.x; i < resident; i += cta_threads()) {
+        victims[i] = static_cast<int32_t>(keys[i] & 0x7fffffffu);
+      }
+      return;
+    }
+    for (int slot = threadIdx.x; slot < resident; slot += cta_threads()) {
+      const unsigned long long own = keys[slot];
+      if (own == kStays) continue;
+      int before = 0;
+#pragma unroll 8
+      for (int other = 0; other < resident; ++other) before += keys[other] < own ? 1 : 0;
+      victims[before] = slot;
+    }
   }
 
   /// The slot of a page that is brought in; no two threads have the same slot or page.
@@ -88,9 +95,8 @@ struct RowSlots {
     pages[slot] = page;
   }
 
-  static __device__ bool has_bit(const uint32_t* bits, int i) {
-    return (bits[i / 32] >> i % 32 & 1u) != 0;
-  }
+ private:
+  static constexpr unsigned long long kStays = ~0ull;
 };
 
 }  // namespace freekv::cuda

@@ -22,14 +22,6 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
-std::string name_of(const KvGeometry& kv) {
-  return "M=" + std::to_string(kv.kv_heads) + " G=" + std::to_string(kv.group) +
-         " d=" + std::to_string(kv.head_dim) + " p=" + std::to_string(kv.page) +
-         (kv.type == KvType::kBF16 ? " bf16" : " f16");
-}
-
 // A batch of sequences of the given lengths T, in budgeted layers; keys past T are NaN.
 class CommonScores {
  public:

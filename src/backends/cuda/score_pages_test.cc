@@ -18,8 +18,6 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
 // Random values in the KV type; `special` puts in zeros of both signs and NaN.
 std::vector<uint16_t> random_kv(KvType type, int64_t count, uint32_t seed, bool special = false) {
   std::vector<float> values = cases::random_floats(count, seed);
@@ -37,12 +35,6 @@ std::vector<uint16_t> random_kv(KvType type, int64_t count, uint32_t seed, bool 
 
 float value_of(KvType type, const std::vector<uint16_t>& values, int64_t i) {
   return load_element(dtype_of(type), reinterpret_cast<const std::byte*>(values.data()), i);
-}
-
-std::string name_of(const KvGeometry& kv) {
-  return "M=" + std::to_string(kv.kv_heads) + " G=" + std::to_string(kv.group) +
-         " d=" + std::to_string(kv.head_dim) + " p=" + std::to_string(kv.page) +
-         (kv.type == KvType::kBF16 ? " bf16" : " f16");
 }
 
 std::vector<KvGeometry> geometries() {

@@ -1,14 +1,25 @@
-// Arrays of the tests of kernels, on their way to the device and back.
+// What the tests of kernels share: arrays on their way to the device and back, and what their cases
+// are called.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "backends/cuda/layout.hpp"
 #include "core/dtype.hpp"
 #include "device/cuda/runtime.hpp"
 
 namespace freekv::cuda {
+
+inline DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
+
+inline std::string name_of(const KvGeometry& kv) {
+  return "M=" + std::to_string(kv.kv_heads) + " G=" + std::to_string(kv.group) +
+         " d=" + std::to_string(kv.head_dim) + " p=" + std::to_string(kv.page) +
+         (kv.type == KvType::kBF16 ? " bf16" : " f16");
+}
 
 /// Done when it returns, for streams that wait for no other too.
 template <typename T>

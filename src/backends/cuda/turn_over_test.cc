@@ -33,8 +33,6 @@ const std::vector<LayerKind> kKinds = {{true, true, true},
                                        {true, true, true, false, SketchKind::kKey2},
                                        {false, false, true, false, SketchKind::kKey2}};
 
-DType dtype_of(KvType type) { return type == KvType::kBF16 ? DType::kBF16 : DType::kF16; }
-
 float load(const World& world, const uint16_t* values, int64_t at) {
   return load_element(dtype_of(world.sizes().kv.type), reinterpret_cast<const std::byte*>(values),
                       at);
