@@ -1,3 +1,4 @@
+// The steps from published systems' recall to this one, each timed.
 #include <fmt/format.h>
 
 #include <cstdio>

@@ -1,3 +1,4 @@
+// Time per token of policies at contexts and batches.
 #include <fmt/format.h>
 
 #include <cstdio>

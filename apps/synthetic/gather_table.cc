@@ -1,3 +1,4 @@
+// Recall alone, by page size and CTAs.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The rate of reading prompts.
 #include <fmt/format.h>
 
 #include <cstdio>
