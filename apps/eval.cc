@@ -11,11 +11,29 @@
 #include "eval/suite.hpp"
 #include "exit_code.hpp"
 #include "interrupt.hpp"
+#include "policies/policy.hpp"
 #include "progress.hpp"
 #include "read_file.hpp"
 
 namespace freekv::app {
 namespace {
+
+/// Of every `count` samples the one numbered `index`: what one of several processes does.
+struct Shard {
+  int64_t index = 0;
+  int64_t count = 1;
+};
+
+Shard parse_shard(const std::string& text) {
+  Shard shard;
+  char rest = 0;
+  const int read = std::sscanf(text.c_str(), "%ld/%ld%c", &shard.index, &shard.count, &rest);
+  if (read != 2 || shard.index < 0 || shard.index >= shard.count) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--shard is \"{}\", must be I/N with I from 0 to N - 1", text));
+  }
+  return shard;
+}
 
 struct EvalOptions {
   EngineFlags engine;
@@ -28,6 +46,7 @@ struct EvalOptions {
   std::vector<int> pages = {32};
   int64_t samples = 20;
   int64_t parallel = 1;
+  std::string shard = "0/1";
   std::string haystack = "models/demo_document.txt";
   std::string out;
 };
@@ -42,6 +61,7 @@ void check(const EvalOptions& options) {
   require(options.samples >= 1, fmt::format("--samples is {}, must be 1 or more", options.samples));
   require(options.parallel >= 1 && options.parallel <= 1024,
           fmt::format("--parallel is {}, must be 1 to 1024", options.parallel));
+  parse_shard(options.shard);
   require(options.evaluation.repeats >= 1,
           fmt::format("--k is {}, must be 1 or more", options.evaluation.repeats));
   require(options.evaluation.repeats == 1 || options.evaluation.sampling.temperature > 0,
@@ -67,16 +87,23 @@ eval::Suites make_suites(const EvalOptions& options) {
   return suites;
 }
 
+/// Policies that the device does not run answer on the host, from what the device has read.
+bool answers_on_host(const EngineOptions& base, const std::string& policy) {
+  return base.backend == "cuda" && !make_policy(policy)->device_rule();
+}
+
 /// Every policy with every setting; dense attention has no settings and comes once.
 std::vector<std::unique_ptr<Engine>> make_methods(const EvalOptions& options,
                                                   const EngineOptions& base, const Engine& like) {
   std::vector<std::unique_ptr<Engine>> methods;
   for (const std::string& policy : options.policies) {
-    const bool dense = policy == "full";
+    const bool dense = policy == "full", on_host = answers_on_host(base, policy);
+    if (on_host) fmt::print(stderr, "{} answers on the CPU from what the GPU has read\n", policy);
     for (int64_t budget : dense ? std::vector<int64_t>{base.budget} : options.budgets) {
       for (int page : dense ? std::vector<int>{base.page} : options.pages) {
         EngineOptions engine = base;
         engine.policy = policy;
+        if (on_host) engine.backend = "cpu";
         engine.budget = budget;
         engine.page = page;
         methods.push_back(std::make_unique<Engine>(engine, nullptr, &like));
@@ -116,19 +143,21 @@ void check_contexts(const EvalOptions& options, const eval::Suites& suites,
 }
 
 /// All that is not in the file yet.
-std::vector<Job> open_jobs(const EvalOptions& options, const eval::Suites& suites,
+std::vector<Job> open_jobs(const EvalOptions& options, const Engine& dense,
+                           const eval::Suites& suites,
                            const std::vector<std::unique_ptr<Engine>>& methods,
                            const eval::TokenCounter& count, const eval::ResultLog& log) {
+  const Shard shard = parse_shard(options.shard);
   std::vector<Job> jobs;
   for (int64_t context : options.contexts) {
     for (const auto& suite : suites) {
       const int64_t samples = std::min(options.samples, suite->size());
       Job job{suite.get(), context, {}};
-      for (int64_t sample = 0; sample < samples; ++sample) {
+      for (int64_t sample = shard.index; sample < samples; sample += shard.count) {
         const auto request = request_for(options, context, sample, count);
         eval::SampleJob open{request, {}};
         for (const auto& method : methods) {
-          const auto row = eval::row_identity(*method, *suite, request, options.evaluation);
+          const auto row = eval::row_identity(dense, *method, *suite, request, options.evaluation);
           if (!log.has(row)) open.methods.push_back(method.get());
         }
         if (!open.methods.empty()) job.samples.push_back(std::move(open));
@@ -160,7 +189,7 @@ void evaluate_job(Engine& dense, Job job, eval::EvaluationOptions& options, eval
       fmt::print(stderr, "{} samples at a time from here on: {}\n", options.parallel, error.what());
       for (eval::SampleJob& sample : group) {
         std::erase_if(sample.methods, [&](Engine* method) {
-          return log.has(eval::row_identity(*method, *job.suite, sample.request, options));
+          return log.has(eval::row_identity(dense, *method, *job.suite, sample.request, options));
         });
       }
       // One without methods would be read for nothing.
@@ -197,7 +226,7 @@ void evaluate(EvalOptions options) {
     fmt::print(stderr, "{}: a last line of {} bytes was unfinished and is cut off\n", options.out,
                log.cut_bytes());
   }
-  const std::vector<Job> jobs = open_jobs(options, suites, methods, count, log);
+  const std::vector<Job> jobs = open_jobs(options, dense, suites, methods, count, log);
   // Reading and answering both grow with the context; rows alone would promise too little time.
   int64_t total = 0, done = 0;
   for (const Job& job : jobs) {
@@ -255,6 +284,11 @@ void add_eval(CLI::App& app) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--samples", options->samples, "samples of each suite and context")
+      ->capture_default_str();
+  command
+      ->add_option("--shard", options->shard,
+                   "I/N: of the samples only I, I + N, I + 2N, ..., for N processes of which each "
+                   "writes a file; together they hold what one run does")
       ->capture_default_str();
   command
       ->add_option("--parallel", options->parallel,

@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 out=build/cuda-bundle
 programs=(freekv cuda_tests cuda_engine_tests)
 library=libfreekv_cuda.so  # what freekv --backend cuda loads, from beside itself
+tools/setup.sh test  # the CUDA tests need GoogleTest
 tools/setup.sh cuda
 cmake --preset cuda -DFREEKV_CUDA_ARCHITECTURES="${1:-90}" >/dev/null
 cmake --build --preset cuda --target "${programs[@]}" freekv_cuda -j "${JOBS:-$(nproc)}"

@@ -117,10 +117,13 @@ class Engine {
   /// is empty or longer than the sequence's context.
   ///
   /// `like`, of this or another engine with the same model and KV type, saves work: whole chunks of
-  /// its prompt that this prompt begins with too are copied, to the same bits as computing them.
+  /// its prompt that this prompt begins with too are copied, to the bits that its backend computed.
   /// It may be `sequence` itself: what its last prompt and this one begin with in common then stays
   /// where it is, also after a prefill that was cancelled, unless the policy dropped it. Decoded
   /// tokens never stay: their KV is what sparse attention made of it, and differs from prefill's.
+  ///
+  /// From an engine on a device to one on the host, the KV that the device computed is copied, for
+  /// policies that only the host runs.
   ///
   /// On a device whole pages are copied, none after a prefill that was cancelled, and the tokens
   /// after them are computed in other chunks than without `like`, so that their last bits may

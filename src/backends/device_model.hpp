@@ -14,6 +14,7 @@
 #include "backends/layer_weights.hpp"
 #include "backends/retrieval_rule.hpp"
 #include "backends/tensors.hpp"
+#include "core/view.hpp"
 
 namespace freekv {
 
@@ -115,6 +116,11 @@ class DeviceModel {
   /// the next call. Each sequence has room for one more token.
   virtual View<const float, 2> decode(std::span<const int32_t> sequences,
                                       std::span<const int32_t> ids) = 0;
+
+  /// Keys and values [T, M, d] of the tokens from `first` on of a layer, as f32: what another runner
+  /// goes on from. Waits for the device. There are as many tokens.
+  virtual void read_tokens(int32_t sequence, int32_t layer, int64_t first, View<float, 3> k,
+                           View<float, 3> v) const = 0;
 
   /// Counters of one layer since the last prefill, of all its heads; stats.hpp says what each
   /// counts.

@@ -73,8 +73,8 @@ MemoryStats memory_of(const DeviceModel::Footprint& size) {
 class DeviceSequence final : public RunnerSequence {
  public:
   DeviceSequence(DeviceModel& model, const DeviceModelSpec& spec, int64_t context)
-      : kv(spec.kv),
-        model_(model),
+      : model_(model),
+        kv_(spec.kv),
         context_(context),
         index_(model.open(context)),
         rule_(spec.rule) {
@@ -98,6 +98,13 @@ class DeviceSequence final : public RunnerSequence {
   int64_t context() const override { return context_; }
   int64_t kept_tokens() const override { return kept; }
   MemoryStats memory() const override { return memory_of(model_.footprint(context_)); }
+  KnownPrompt known() const override {
+    return {prompt, static_cast<int64_t>(prompt.size()), static_cast<int>(counters_.size()), kv_};
+  }
+  void read_tokens(ExecutionContext&, int layer, int64_t first, View<float, 3> k,
+                   View<float, 3> v) const override {
+    model_.read_tokens(index_, layer, first, k, v);
+  }
 
   /// What the device counted is fetched when somebody asks.
   const RetrievalStats& stats() const override {
@@ -127,13 +134,13 @@ class DeviceSequence final : public RunnerSequence {
   }
   void moved() { stale_ = true; }
 
-  const KvShape kv;
   std::vector<int32_t> prompt;       // whose KV, as prefill made it, the sequence begins with
   std::vector<float> prompt_logits;  // after it
   int64_t kept = 0;                  // tokens of the last prompt that were not computed
 
  private:
   DeviceModel& model_;
+  KvShape kv_;
   int64_t context_;
   int32_t index_;
   RetrievalRule rule_;
@@ -204,7 +211,7 @@ class DeviceRunner final : public Runner {
   /// All of a prompt that is the other's too; else, since the last token's logits have to be
   /// computed, whole pages before it.
   DevicePrefix take_over(std::span<const int32_t> prompt, const DeviceSequence& from) const {
-    const KvShape &a = spec_.kv, &b = from.kv;
+    const KvShape a = spec_.kv, b = from.known().kv;
     if (a.heads != b.heads || a.head_dim != b.head_dim || a.dtype != b.dtype) return {};
     const auto& known = from.prompt;
     const auto differs =

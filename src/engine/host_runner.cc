@@ -27,6 +27,14 @@ struct HostSequence final : public RunnerSequence {
   int64_t kept_tokens() const override { return kept; }
   const RetrievalStats& stats() const override { return cache.stats(); }
   MemoryStats memory() const override { return cache.memory(); }
+  KnownPrompt known() const override {
+    if (!cache.keeps_all()) return {};
+    return {prompt, length, cache.config().layers, cache.config().shape};
+  }
+  void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
+                   View<float, 3> v) const override {
+    cache.read_tokens(ctx, layer, first, k, v);
+  }
 
   SequenceCache cache;
   std::unique_ptr<PolicyState> state;
@@ -36,23 +44,20 @@ struct HostSequence final : public RunnerSequence {
 };
 
 /// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
-/// which KV exists, as far as they need not be computed. `length` is that of the whole prompt in
-/// which they were computed: some rotary frequencies depend on it.
+/// which KV exists, as far as they need not be computed.
 int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
-                      std::span<const int32_t> prompt, std::span<const int32_t> known,
-                      int64_t length) {
+                      std::span<const int32_t> prompt, const KnownPrompt& known) {
   const auto size = static_cast<int64_t>(prompt.size());
-  if (rope.depends_on_length(size, length)) return 0;
+  if (rope.depends_on_length(size, known.length)) return 0;
   const auto differs =
-      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+      std::mismatch(prompt.begin(), prompt.end(), known.tokens.begin(), known.tokens.end()).first;
   return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
 }
 
-/// Whether KV can be copied: it has the same form and its policy kept all of it.
-bool can_copy(const SequenceCache& cache, const SequenceCache& like) {
-  const CacheConfig &a = cache.config(), &b = like.config();
-  return a.layers == b.layers && a.shape.heads == b.shape.heads &&
-         a.shape.head_dim == b.shape.head_dim && a.shape.dtype == b.shape.dtype && like.keeps_all();
+/// Whether KV can be copied: it has the same form.
+bool can_copy(const CacheConfig& to, const KnownPrompt& from) {
+  return to.layers == from.layers && to.shape.heads == from.kv.heads &&
+         to.shape.head_dim == from.kv.head_dim && to.shape.dtype == from.kv.dtype;
 }
 
 class HostRunner final : public Runner {
@@ -114,7 +119,7 @@ class HostRunner final : public Runner {
                                const RunnerSequence* like) override {
     auto& s = static_cast<HostSequence&>(sequence);
     PrefillPrefix prefix;
-    const int64_t kept = take_over(s, prompt, dynamic_cast<const HostSequence*>(like), prefix);
+    const int64_t kept = take_over(s, prompt, like, prefix);
     s.kept = kept + prefix.tokens;
     s.prompt.clear();
     if (kept > 0) {
@@ -159,16 +164,13 @@ class HostRunner final : public Runner {
   /// How many first tokens of the prompt stay in the sequence's own cache; sets `prefix` to what is
   /// copied from another's.
   int64_t take_over(const HostSequence& s, std::span<const int32_t> prompt,
-                    const HostSequence* like, PrefillPrefix& prefix) const {
+                    const RunnerSequence* like, PrefillPrefix& prefix) const {
     if (!like) return 0;
-    if (like == &s) {
-      if (!s.cache.keeps_all()) return 0;
-      return common_tokens(model_.rope(), s.cache, prompt, s.prompt, s.length);
-    }
-    if (like->started && can_copy(s.cache, like->cache)) {
-      const int64_t common =
-          common_tokens(model_.rope(), s.cache, prompt, like->prompt, like->length);
-      prefix = {&like->cache, common - common % options_.chunk};
+    const KnownPrompt known = like->known();
+    if (like == &s) return common_tokens(model_.rope(), s.cache, prompt, known);
+    if (like->started && can_copy(s.cache.config(), known)) {
+      const int64_t common = common_tokens(model_.rope(), s.cache, prompt, known);
+      prefix = {like, common - common % options_.chunk};
     }
     return 0;
   }

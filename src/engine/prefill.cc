@@ -67,7 +67,7 @@ void prefill_chunk(StepContext step, const PolicySequence& sequence,
 }
 
 /// The same chunk taken from a sequence that has it. Values convert back to the bits they had.
-void copy_chunk(StepContext step, SequenceCache& cache, const SequenceCache& from, int64_t n) {
+void copy_chunk(StepContext step, SequenceCache& cache, const RunnerSequence& from, int64_t n) {
   const int kv_heads = step.model.config().kv_heads;
   const auto k = by_heads(step.workspace.k(n), kv_heads);
   const auto v = by_heads(step.workspace.v(n), kv_heads);
@@ -96,7 +96,7 @@ View<const float, 2> prefill(StepContext step, const PolicySequence& sequence,
   for (auto done = static_cast<size_t>(sequence.cache.tokens()); done < prompt.size();) {
     const size_t n = std::min(static_cast<size_t>(chunk), prompt.size() - done);
     if (done + n <= static_cast<size_t>(prefix.tokens)) {
-      copy_chunk(step, sequence.cache, *prefix.cache, static_cast<int64_t>(n));
+      copy_chunk(step, sequence.cache, *prefix.sequence, static_cast<int64_t>(n));
     } else {
       prefill_chunk(step, sequence, prompt.subspan(done, n), size, observed);
     }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <span>
 
+#include "engine/runner.hpp"
 #include "engine/step_context.hpp"
 
 namespace freekv {
@@ -16,7 +17,7 @@ int64_t tokens_without_queries(const SequenceCache& cache, int64_t prompt);
 /// KV that another sequence of the same model has already: its first `tokens` tokens, whole chunks,
 /// are those of the prompt.
 struct PrefillPrefix {
-  const SequenceCache* cache = nullptr;
+  const RunnerSequence* sequence = nullptr;
   int64_t tokens = 0;
 };
 

@@ -7,10 +7,20 @@
 #include <span>
 #include <string>
 
+#include "backends/tensors.hpp"
 #include "core/view.hpp"
+#include "device/execution_context.hpp"
 #include "freekv/stats.hpp"
 
 namespace freekv {
+
+/// A prompt whose KV, as prefill made it, a sequence begins with and still has.
+struct KnownPrompt {
+  std::span<const int32_t> tokens = {};
+  int64_t length = 0;  // of the whole prompt: some rotary frequencies depend on it
+  int layers = 0;
+  KvShape kv = {};
+};
 
 /// One sequence as the runner that made it keeps it; dropped before it.
 class RunnerSequence {
@@ -23,6 +33,13 @@ class RunnerSequence {
   /// Since the last prefill began; valid until the sequence moves on.
   virtual const RetrievalStats& stats() const = 0;
   virtual MemoryStats memory() const = 0;
+
+  // --- for prompts of other sequences, of this runner or another ---------------------------------
+  /// Empty while nothing is certain, and where the policy dropped something.
+  virtual KnownPrompt known() const = 0;
+  /// Copies K and V [T, M, d] of the known tokens from `first` on of `layer`, as f32.
+  virtual void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
+                           View<float, 3> v) const = 0;
 
   /// Whether it has logits: its last prefill ended, and no step failed since. The engine's.
   bool started = false;

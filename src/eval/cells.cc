@@ -83,6 +83,9 @@ Cell make_cell(const std::vector<const ResultRow*>& rows) {
 std::string method_label(const ResultRow& row) {
   std::string label = row.policy;
   if (row.budget > 0) label += fmt::format(" B={} p={}", row.budget, row.page);
+  // Answered elsewhere than the prompt was read: its times and memory compare with no other's.
+  const size_t plus = row.backend.find('+');
+  if (plus != std::string::npos) label += " on " + row.backend.substr(plus + 1);
   return label;
 }
 

@@ -97,8 +97,8 @@ TokenCounter token_counter(const Engine& engine) {
   };
 }
 
-ResultRow row_identity(const Engine& method, const Suite& suite, const SampleRequest& request,
-                       const EvaluationOptions& options) {
+ResultRow row_identity(const Engine& dense, const Engine& method, const Suite& suite,
+                       const SampleRequest& request, const EvaluationOptions& options) {
   const EngineOptions& engine = method.options();
   ResultRow row;
   row.model = method.model().name;
@@ -117,7 +117,8 @@ ResultRow row_identity(const Engine& method, const Suite& suite, const SampleReq
     row.page = engine.page;
   }
   row.kv_type = engine.kv_type;
-  row.backend = engine.backend;
+  const std::string& reader = dense.options().backend;
+  row.backend = reader == engine.backend ? reader : reader + "+" + engine.backend;
   row.answer_limit = options.answer_limit;
   row.repeats = options.repeats;
   row.layers = method.model().layers;
@@ -195,10 +196,10 @@ struct MethodAnswers {
   size_t missing = 0;
 };
 
-ResultRow row_of(Engine& engine, const Suite& suite, const SampleRequest& request,
-                 const AskedSample& asked, const MethodAnswers& answers,
-                 const EvaluationOptions& options) {
-  ResultRow row = row_identity(engine, suite, request, options);
+ResultRow row_of(const Engine& dense, const Engine& engine, const Suite& suite,
+                 const SampleRequest& request, const AskedSample& asked,
+                 const MethodAnswers& answers, const EvaluationOptions& options) {
+  ResultRow row = row_identity(dense, engine, suite, request, options);
   row.id = asked.sample.id;
   row.read_seconds = asked.read_seconds;
   double scores = 0, exact = 0;
@@ -225,8 +226,9 @@ ResultRow row_of(Engine& engine, const Suite& suite, const SampleRequest& reques
 }
 
 /// All that one method has to answer of the jobs; emit(j, row) as soon as one of them is done.
-void answer_with(Engine& engine, std::span<const SampleJob> jobs, const Suite& suite,
-                 const std::vector<AskedSample>& samples, const EvaluationOptions& options,
+void answer_with(const Engine& dense, Engine& engine, std::span<const SampleJob> jobs,
+                 const Suite& suite, const std::vector<AskedSample>& samples,
+                 const EvaluationOptions& options,
                  const std::function<void(size_t job, const ResultRow&)>& emit) {
   const bool is_dense = policy_name(engine.options().policy) == kDense;
   std::vector<AnswerRun> runs;
@@ -256,14 +258,14 @@ void answer_with(Engine& engine, std::span<const SampleJob> jobs, const Suite& s
       }
     }
     if (answers[j].missing == 0) {
-      emit(j, row_of(engine, suite, jobs[j].request, asked, answers[j], options));
+      emit(j, row_of(dense, engine, suite, jobs[j].request, asked, answers[j], options));
     }
   }
   run_together(engine, runs, options.parallel, options.cancel, [&](size_t run, Answer answer) {
     const auto [j, t, r] = places[run];
     answers[j].turns[t][r] = {std::move(answer), runs[run].agreement()};
     if (--answers[j].missing > 0) return;
-    emit(j, row_of(engine, suite, jobs[j].request, samples[j], answers[j], options));
+    emit(j, row_of(dense, engine, suite, jobs[j].request, samples[j], answers[j], options));
     answers[j].turns.clear();
   });
 }
@@ -287,7 +289,7 @@ void evaluate_samples(Engine& dense, std::span<const SampleJob> jobs, const Suit
     }
   }
   for (Engine* method : methods) {
-    answer_with(*method, jobs, suite, samples, options, [&](size_t job, const ResultRow& row) {
+    answer_with(dense, *method, jobs, suite, samples, options, [&](size_t job, const ResultRow& row) {
       const auto& all = jobs[job].methods;
       const auto at = std::find(all.begin(), all.end(), method) - all.begin();
       emit(job, static_cast<size_t>(at), row);

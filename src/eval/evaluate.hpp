@@ -21,9 +21,10 @@ struct EvaluationOptions {
   const std::atomic<bool>* cancel = nullptr;
 };
 
-/// The row without its outcome: what tells it from others.
-ResultRow row_identity(const Engine& method, const Suite& suite, const SampleRequest& request,
-                       const EvaluationOptions& options);
+/// The row without its outcome: what tells it from others. Its backend is the method's, behind that
+/// of `dense`, which reads the prompts, where they differ ("cuda+cpu").
+ResultRow row_identity(const Engine& dense, const Engine& method, const Suite& suite,
+                       const SampleRequest& request, const EvaluationOptions& options);
 
 struct SampleJob {
   SampleRequest request;

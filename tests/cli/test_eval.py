@@ -54,6 +54,17 @@ def together(folder: pathlib.Path, whole: pathlib.Path) -> None:
     check("together", done.returncode == 0 and rows(out) == rows(whole), done)
 
 
+def sharded(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    """Processes that share the samples have together the rows of one."""
+    outs = [folder / f"shard{i}.jsonl" for i in range(2)]
+    for i, out in enumerate(outs):
+        done = run(*TASKS, "--samples", 2, "--shard", f"{i}/2", "--out", out)
+        check(f"shard {i}", b"4 results in" in done.stdout, done)
+    both = folder / "both.jsonl"
+    both.write_bytes(b"".join(out.read_bytes() for out in outs))
+    check("shards are the whole", rows(both) == rows(whole))
+
+
 def cut_file(folder: pathlib.Path, whole: pathlib.Path) -> None:
     """A run that was killed while it wrote goes on with the row it lost."""
     cut = folder / "cut.jsonl"
@@ -127,6 +138,8 @@ def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
     refused("greedy repeats", r"--k is 4.*--temp", *ask, "--suite", "chain", "--k", 4)
     refused("parallel", r"--parallel is -1", *ask, "--suite", "chain", "--parallel", -1)
     refused("no samples", r"--samples is 0", "eval", "--out", out, "--samples", 0)
+    for shard in ("2/2", "1", "0/2x", "0/0"):
+        refused(f"shard {shard}", rf'--shard is "{shard}"', "eval", "--out", out, "--shard", shard)
     refused("no haystack", r"none\.txt.*[Nn]o such file", "eval", "-m", MODEL, "--out", out,
             "--haystack", folder / "none.txt")
     refused("no data file", r"math.*FILE", *ask, "--suite", "math")
@@ -152,6 +165,7 @@ def main() -> None:
         folder = pathlib.Path(name)
         whole = whole_run(folder)
         together(folder, whole)
+        sharded(folder, whole)
         cut_file(folder, whole)
         stopped(folder, whole)
         reports(folder, whole)

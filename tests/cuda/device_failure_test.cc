@@ -91,7 +91,8 @@ TEST(OutOfMemory, DeviceMemoryIsGivenBack) {
                 AllOf(HasSubstr("bytes of device memory are needed"), HasSubstr("are free")));
     decode_some(decoder, model, sequence);
   }
-  EXPECT_EQ(free_bytes(), before);
+  // Under pressure the driver lets go of some memory of its own, too.
+  EXPECT_GE(free_bytes(), before);
   decode_some(decoder, model, decoder.open(int64_t{1} << 17));
 }
 

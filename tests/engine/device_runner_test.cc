@@ -64,6 +64,21 @@ class FakeDevice final : public DeviceModel {
     }
     return out;
   }
+  static float held(int layer, int64_t token, int64_t head, int64_t i) {
+    return static_cast<float>(100 * layer + token) + 0.5f * static_cast<float>(head) -
+           static_cast<float>(i);
+  }
+  void read_tokens(int32_t, int32_t layer, int64_t first, View<float, 3> k,
+                   View<float, 3> v) const override {
+    for (int64_t t = 0; t < k.shape(0); ++t) {
+      for (int64_t head = 0; head < k.shape(1); ++head) {
+        for (int64_t i = 0; i < k.shape(2); ++i) {
+          k[t][head][i] = held(layer, first + t, head, i);
+          v[t][head][i] = -held(layer, first + t, head, i);
+        }
+      }
+    }
+  }
   void counters(int32_t, std::span<LayerCounters> out) const override {
     for (size_t l = 0; l < out.size(); ++l) out[l] = {6, 40, 3, 2, 5, l, 0.5};
   }
@@ -246,6 +261,46 @@ TEST_F(DeviceRunnerTest, PrefillIsToldWhatAnotherSequenceHasInCommon) {
   const auto stop = [](int64_t) { return false; };
   EXPECT_THROW(sparse->prefill(*other, prompt, stop, other.get()), Error);
   EXPECT_EQ(taken(prompt, other.get()), 0);
+}
+
+// Whole chunks of 8; the last token's logits are computed, and the KV of policies that want all
+// queries.
+TEST_F(DeviceRunnerTest, TheHostGoesOnFromWhatADeviceHasRead) {
+  const auto dense = make("full");
+  const auto source = dense->new_sequence(512);
+  std::vector<int32_t> prompt(21);
+  std::iota(prompt.begin(), prompt.end(), 1);
+  dense->prefill(*source, prompt, nullptr, nullptr);
+  options_.backend = "reference";
+  options_.chunk = 8;
+  const auto kept = [&](const std::string& name) {
+    const auto policy = make_policy(name);
+    const auto host = make_host_runner(model_, *policy, options_, nullptr);
+    const auto sequence = host->new_sequence(512);
+    host->prefill(*sequence, prompt, nullptr, source.get());
+    EXPECT_EQ(sequence->kept_tokens(), 0) << name << ": the source has not started";
+    source->started = true;
+    host->prefill(*sequence, prompt, nullptr, source.get());
+    source->started = false;
+    ExecutionContext ctx(1);
+    const KvShape kv = sequence->known().kv;
+    std::vector<float> k(static_cast<size_t>(16 * kv.heads * kv.head_dim)), v(k);
+    const View<float, 3> keys(k.data(), 16, kv.heads, kv.head_dim);
+    const View<float, 3> values(v.data(), 16, kv.heads, kv.head_dim);
+    for (int layer = 0; sequence->kept_tokens() > 0 && layer < 3; ++layer) {
+      sequence->read_tokens(ctx, layer, 0, keys, values);
+      for (int64_t t = 0; t < 16; ++t) {
+        EXPECT_EQ(keys[t][1][3], FakeDevice::held(layer, t, 1, 3)) << name;
+        EXPECT_EQ(values[t][1][3], -FakeDevice::held(layer, t, 1, 3)) << name;
+      }
+    }
+    return sequence->kept_tokens();
+  };
+  EXPECT_EQ(kept("full"), 16);
+  EXPECT_EQ(kept("oracle"), 16);
+  EXPECT_EQ(kept("h2o"), 0);
+  options_.kv_type = "bf16";
+  EXPECT_EQ(kept("full"), 0);  // KV of another type
 }
 
 TEST_F(DeviceRunnerTest, SequencesAreClosedAndWeightsShared) {

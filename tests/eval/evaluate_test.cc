@@ -52,7 +52,7 @@ class Evaluate : public testing::Test {
     evaluate_sample(
         dense_, methods, *ledger, request, evaluation_, [&](size_t method, const ResultRow& row) {
           EXPECT_EQ(method, result.size());
-          EXPECT_EQ(row.key(), row_identity(*methods[method], *ledger, request, evaluation_).key());
+          EXPECT_EQ(row.key(), row_identity(dense_, *methods[method], *ledger, request, evaluation_).key());
           result.push_back(row);
         });
     return result;
@@ -167,12 +167,18 @@ TEST_F(Evaluate, IdentityNamesTheSettings) {
   const TokenCounter count = token_counter(dense_);
   const SampleRequest request{.seed = 1, .index = 0, .context = 480, .count = count};
   const auto ledger = suite();
-  const ResultRow row = row_identity(freekv, *ledger, request, evaluation_);
+  const ResultRow row = row_identity(dense_, freekv, *ledger, request, evaluation_);
   EXPECT_EQ(row.budget, 96);
   EXPECT_EQ(row.dense_layers, 2);
   EXPECT_EQ(row.format, "chat");
-  EXPECT_EQ(row_identity(quest, *ledger, request, evaluation_).dense_layers, 2);
-  EXPECT_EQ(row_identity(dense_, *ledger, request, evaluation_).budget, 0);
+  EXPECT_EQ(row_identity(dense_, quest, *ledger, request, evaluation_).dense_layers, 2);
+  EXPECT_EQ(row_identity(dense_, dense_, *ledger, request, evaluation_).budget, 0);
+  EXPECT_EQ(row.backend, dense_.options().backend);
+  EngineOptions elsewhere = with("freekv", 96);
+  elsewhere.backend = dense_.options().backend == "cpu" ? "reference" : "cpu";
+  Engine other(elsewhere);
+  EXPECT_EQ(row_identity(dense_, other, *ledger, request, evaluation_).backend,
+            dense_.options().backend + "+" + elsewhere.backend);
 }
 
 }  // namespace

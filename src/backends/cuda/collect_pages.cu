@@ -36,9 +36,9 @@ __global__ void __launch_bounds__(kThreads)
     token = next(kv.page);
     value = next(2) != 0;
   }
-  const auto page = static_cast<int32_t>(rest);
+  const auto page = static_cast<int32_t>(p.first / kv.page + rest);
   const int64_t position = int64_t{page} * kv.page + token;
-  if (position >= p.tokens) return;
+  if (position < p.first || position >= p.end) return;
   const bool complete = (int64_t{page} + 1) * kv.page <= p.held;
   const void* tier = layer.fast;
   int32_t slot = page;
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads)
   if (head_major && complete) {
     from = kv.slow_head_page(page, head) + int64_t{(value ? kv.page : 0) + token} * kDim;
   }
-  const int64_t to = (position * kv.kv_heads + head) * stride + unit * kUnitValues;
+  const int64_t to =
+      ((position - p.first) * kv.kv_heads + head) * stride + unit * kUnitValues;
   *unit_at(value ? p.value : p.key, to) = *unit_at(tier, from + unit * kUnitValues);
 }
 
@@ -57,10 +58,12 @@ __global__ void __launch_bounds__(kThreads)
 void collect_pages(const CollectPagesParams& params, cudaStream_t stream) {
   const KvGeometry& kv = params.kv;
   check_head_pages(kv, params.map);
-  check_argument(params.tokens >= 0 && params.tokens <= params.held,
-                 "{} tokens are to be taken from a sequence of {}", params.tokens, params.held);
-  if (params.tokens == 0) return;
-  const int64_t units = params.map.pages(params.tokens) * kv.slot() / kUnitValues;
+  check_argument(params.first >= 0 && params.first <= params.end && params.end <= params.held,
+                 "tokens {} to {} are to be taken from a sequence of {}", params.first, params.end,
+                 params.held);
+  if (params.first == params.end) return;
+  const int64_t pages = params.map.pages(params.end) - params.first / kv.page;
+  const int64_t units = pages * kv.slot() / kUnitValues;
   const auto blocks = static_cast<unsigned>((units + kThreads - 1) / kThreads);
   const int stride = prefill_head_dim(kv.head_dim);
   with_head_dim(kv.head_dim, [&](auto dim) {

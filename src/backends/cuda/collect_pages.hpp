@@ -10,8 +10,8 @@
 
 namespace freekv::cuda {
 
-/// Keys and values of the first `tokens` tokens of a sequence that holds `held`, by token:
-/// [tokens, M, e], e = prefill_head_dim(d); what is behind the first d of a row stays. Complete
+/// Keys and values of tokens `first` to `end` - 1 of a sequence that holds `held`, by token:
+/// [end - first, M, e], e = prefill_head_dim(d); what is behind the first d of a row stays. Complete
 /// pages of a budgeted layer are read from the slow tier, over the bus; the unfinished one from
 /// where the window has it.
 struct CollectPagesParams {
@@ -19,7 +19,8 @@ struct CollectPagesParams {
   PageMap map;
   SequenceLayer layer;
   int64_t held = 0;
-  int64_t tokens = 0;
+  int64_t first = 0;
+  int64_t end = 0;
   void* key = nullptr;
   void* value = nullptr;
 };

@@ -35,6 +35,7 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   check_argument(
       !rule.coverage || (rule.budgeted && rule.speculative && rule.sketch == SketchKind::kKey2),
       "the rule is of coverage, which needs {}", "a budget, speculation and key2 sketches");
+  if (!limits.slow) limits.slow = std::make_shared<PinnedPool>(0);
   check_argument(limits.sequences >= 1, "sequences is {}, must be 1 or more", limits.sequences);
   check_argument(limits.context >= 1, "context is {}, must be 1 or more", limits.context);
   const auto n = static_cast<size_t>(limits.sequences);
@@ -130,7 +131,7 @@ int32_t Decoder::open(int64_t context) {
                  all.size());
   const auto index = static_cast<int32_t>(free - all.begin());
   *free = std::make_unique<SequenceMemory>(impl_->shape, impl_->rule, impl_->map, context,
-                                           impl_->limits.host_threads);
+                                           impl_->limits.host_threads, *impl_->limits.slow);
   const auto layers = static_cast<size_t>(impl_->shape.layers);
   check_cuda(cudaMemcpyAsync(
                  impl_->sequence_table.as<SequenceLayer>() + static_cast<size_t>(index) * layers,

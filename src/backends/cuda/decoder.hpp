@@ -16,6 +16,8 @@
 
 namespace freekv::cuda {
 
+class PinnedPool;
+
 struct DecoderShape {
   int32_t layers = 0;
   int32_t hidden = 0;  // D
@@ -52,6 +54,8 @@ struct DecoderLimits {
   int32_t sequences = 1;  // open at once, and the largest batch
   int64_t context = 0;    // most tokens of a sequence
   int32_t host_threads = 4;
+  /// Where the slow tiers of sequences come from and go back to; null: each is taken anew.
+  std::shared_ptr<PinnedPool> slow = nullptr;
 };
 
 /// Used by one thread. Throws Error: kOutOfMemory with both byte counts before anything of a

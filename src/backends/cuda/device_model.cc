@@ -94,7 +94,8 @@ CudaModel::CudaModel(const DeviceModelSpec& spec) : spec_(sizes_of(spec)) {
   weights_ = weights_of(spec);
   decoder_ = std::make_unique<Decoder>(
       shape_of(spec), weights_->weights(), spec.rule, page_map(spec.pages),
-      DecoderLimits{spec.max_batch + kSpareSequences, spec.context, spec.threads});
+      DecoderLimits{spec.max_batch + kSpareSequences, spec.context, spec.threads,
+                    weights_->slow()});
   prefill_ = std::make_unique<Prefill>(shape_of(spec), weights_->weights(),
                                        PrefillLimits{.tokens = spec.context});
   logits_ = PinnedBuffer(
@@ -184,6 +185,11 @@ View<const float, 2> CudaModel::decode(std::span<const int32_t> sequences,
     decoder_->step(sequences, ids);
     return fetch_logits(static_cast<int64_t>(sequences.size()));
   });
+}
+
+void CudaModel::read_tokens(int32_t sequence, int32_t layer, int64_t first, View<float, 3> k,
+                            View<float, 3> v) const {
+  guarded([&] { reader_.read(*decoder_, sequence, layer, first, k, v); });
 }
 
 void CudaModel::counters(int32_t sequence, std::span<LayerCounters> out) const {

@@ -8,6 +8,7 @@
 #include "backends/cuda/decoder.hpp"
 #include "backends/cuda/device_weights.hpp"
 #include "backends/cuda/prefill.hpp"
+#include "backends/cuda/token_reader.hpp"
 #include "backends/device_library.hpp"
 
 namespace freekv::cuda {
@@ -34,6 +35,8 @@ class CudaModel final : public DeviceModel {
                                const DevicePrefix& prefix = {}) override;
   View<const float, 2> decode(std::span<const int32_t> sequences,
                               std::span<const int32_t> ids) override;
+  void read_tokens(int32_t sequence, int32_t layer, int64_t first, View<float, 3> k,
+                   View<float, 3> v) const override;
   void counters(int32_t sequence, std::span<LayerCounters> out) const override;
 
  private:
@@ -50,6 +53,7 @@ class CudaModel final : public DeviceModel {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Prefill> prefill_;
   PinnedBuffer logits_;                      // [max_batch, V]
+  mutable TokenReader reader_;
   mutable std::optional<std::string> lost_;  // what the device failed with
 };
 

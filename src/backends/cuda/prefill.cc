@@ -178,7 +178,7 @@ void Prefill::Impl::queue_prefix(const Run& run, int32_t layer) {
                  .map = from.map(),
                  .layer = from.layer(prefix.sequence, layer),
                  .held = from.tokens(prefix.sequence),
-                 .tokens = prefix.tokens,
+                 .end = prefix.tokens,
                  .key = run.at.key,
                  .value = run.at.value},
                 compute);

@@ -5,7 +5,6 @@
 #include "backends/cuda/parts.hpp"
 #include "backends/cuda/recall.hpp"
 #include "core/check.hpp"
-#include "device/host_memory.hpp"
 
 namespace freekv::cuda {
 namespace {
@@ -84,13 +83,13 @@ Decoder::Footprint SequenceMemory::footprint(const DecoderShape& shape, const Re
 }
 
 SequenceMemory::SequenceMemory(const DecoderShape& shape, const RetrievalRule& rule,
-                               const PageMap& map, int64_t context, int threads)
-    : shape_(shape), map_(map), context_(context) {
+                               const PageMap& map, int64_t context, int threads, PinnedPool& slow)
+    : shape_(shape), map_(map), context_(context), pool_(slow) {
   const Decoder::Footprint size = footprint(shape, rule, map, context);
   // Before the device's: what is refused must cost nothing.
-  check_host_memory(size.slow, host_memory());
+  pool_.check(size.slow);
   device_ = DeviceBuffer(size.fast + size.sketch + size.tables);
-  if (size.slow > 0) host_ = PinnedBuffer(size.slow, threads);
+  host_ = pool_.take(size.slow, threads);
   Places places{Parts(device_.data()), Parts(device_.data() + size.fast),
                 Parts(device_.data() + size.fast + size.sketch), Parts(host_.device())};
   layers_ = place_layers(shape, rule, map, context, places);

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backends/cuda/decoder.hpp"
+#include "backends/cuda/pinned_pool.hpp"
 
 namespace freekv::cuda {
 
@@ -16,8 +18,12 @@ std::vector<Move> common_pages(const PageMap& map, int64_t tokens);
 
 class SequenceMemory {
  public:
+  /// `slow` outlives it.
   SequenceMemory(const DecoderShape& shape, const RetrievalRule& rule, const PageMap& map,
-                 int64_t context, int threads);
+                 int64_t context, int threads, PinnedPool& slow);
+  ~SequenceMemory() { pool_.give(std::move(host_)); }
+  SequenceMemory(const SequenceMemory&) = delete;
+  SequenceMemory& operator=(const SequenceMemory&) = delete;
 
   static Decoder::Footprint footprint(const DecoderShape& shape, const RetrievalRule& rule,
                                       const PageMap& map, int64_t context);
@@ -42,6 +48,7 @@ class SequenceMemory {
   int64_t context_ = 0;
   int64_t tokens_ = 0;
   DeviceBuffer device_;
+  PinnedPool& pool_;
   PinnedBuffer host_;
   std::vector<SequenceLayer> layers_;
 };
