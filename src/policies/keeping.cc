@@ -36,14 +36,32 @@ KeepingState::KeepingState(const CacheConfig& config, const CacheNeeds& needs)
   scratch_size_ = attention_mass_scratch(decode_block(config, nullptr), config.shape, attended_);
   const size_t rows = static_cast<size_t>(config.layers) * heads_;
   mass_.resize(rows * max_pages_);
+  prompt_mass_.resize(mass_.size());
   undecided_.resize(rows);
   scratch_.resize(heads_ * scratch_size_);
   row_mass_.resize(heads_ * attended_);
 }
 
+void KeepingState::remember_prompt() {
+  std::copy(mass_.begin(), mass_.end(), prompt_mass_.begin());
+  remembers_ = true;
+}
+
+bool KeepingState::rewind() {
+  if (!remembers_) return false;
+  std::copy(prompt_mass_.begin(), prompt_mass_.end(), mass_.begin());
+  forget();
+  return true;
+}
+
 std::span<double> KeepingState::mass(int layer, int head) {
   const size_t row = static_cast<size_t>(layer) * heads_ + static_cast<size_t>(head);
   return std::span(mass_).subspan(row * max_pages_, max_pages_);
+}
+
+View<double, 2> KeepingState::layer_mass(int layer) {
+  const size_t first = static_cast<size_t>(layer) * heads_ * max_pages_;
+  return View<double, 2>(mass_.data() + first, heads_, max_pages_);
 }
 
 int32_t& KeepingState::undecided(int layer, int head) {
@@ -85,12 +103,13 @@ void for_query_blocks(
 
 void add_prompt_mass(const PromptQueries& queries) {
   if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
-  KeepingState& state = state_of(queries.sequence);
-  for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
-                                std::span<float> scratch) {
-    add_page_mass(queries.backend, row, block, queries.scale, scratch,
-                  state.mass(queries.layer, head));
-  });
+  queries.backend.prefill_mass(queries.ctx,
+                               {.q = queries.q,
+                                .pool = queries.pool,
+                                .slots = queries.slots,
+                                .position = queries.position,
+                                .scale = queries.scale,
+                                .mass = state_of(queries.sequence).layer_mass(queries.layer)});
 }
 
 void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence) {

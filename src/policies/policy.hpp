@@ -26,6 +26,9 @@ namespace freekv {
 class PolicyState {
  public:
   virtual ~PolicyState() = default;
+  /// Becomes what it was when the prompt's queries had all been seen, before on_prefill: for the
+  /// same prompt once more, whose queries are then not shown again. False where that is not known.
+  virtual bool rewind() { return false; }
 };
 
 /// What a policy may ask of the model, which stands above it: implemented by the engine. Calls

@@ -11,81 +11,20 @@
 #define HWY_TARGET_INCLUDE "backends/cpu/prefill_attention.cc"
 #include <hwy/foreach_target.h>
 // foreach_target.h before what it re-includes
-#include "backends/cpu/exp2_inl.hpp"
-#include "backends/cpu/gemm_inl.hpp"
+#include "backends/cpu/prefill_tile_inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
-// Keys [first, first + count) of a head as panels, values as rows; values that fill up the last
-// panel are zero, since zero weights are multiplied with them.
+// Values of tokens as rows, where those of their keys and `to_values` bytes on; rows that fill up
+// the last panel of keys are zero, since zero weights are multiplied with them.
 template <DType kType>
-void load_keys_and_values(const PrefillAttention& p, int head, int64_t first, size_t count,
-                          const PrefillWorkspace& work, size_t value_stride) {
-  const KvPool& pool = p.pool;
-  const size_t stride = pool.token_stride();
-  const auto d = static_cast<size_t>(pool.shape.head_dim);
-  const auto slot = [&](int64_t token) {
-    return p.slots[static_cast<size_t>(token / pool.shape.page)];
-  };
-  const auto offset = [&](int64_t token) {
-    return static_cast<size_t>(token % pool.shape.page) * stride;
-  };
-  const size_t cols = panel_cols();
-  for (size_t i = 0; i < count; i += cols) {
-    const auto load = [&](size_t r, size_t e, size_t n, float* out) {
-      const int64_t token = first + static_cast<int64_t>(i + r);
-      load_floats<kType>(pool.keys(slot(token), head) + offset(token), e, n, out);
-    };
-    pack_panel(std::min(cols, count - i), d, load, work.keys + i * d);
-  }
+void load_values(const std::byte* const* keys, ptrdiff_t to_values, size_t count, size_t d,
+                 float* values, size_t stride) {
   for (size_t i = 0; i < count; ++i) {
-    const int64_t token = first + static_cast<int64_t>(i);
-    load_floats<kType>(pool.values(slot(token), head) + offset(token), 0, d,
-                       work.values + i * value_stride);
+    load_floats<kType>(keys[i] + to_values, 0, d, values + i * stride);
   }
-  std::fill(work.values + count * value_stride, work.values + round_up(count, cols) * value_stride,
-            0.0f);
-}
-
-// One row's step of the running softmax: scores [n] of which the first `visible` count become
-// weights; what was summed before is rescaled to the new highest score.
-HWY_INLINE void softmax_row(float* HWY_RESTRICT scores, size_t visible, size_t n, float& high,
-                            float& mass, float* HWY_RESTRICT sum, size_t d) {
-  const DF df;
-  const size_t lanes = hn::Lanes(df);
-  const size_t unit = 2 * lanes;  // two chains; panels are a multiple of it
-  const size_t used = std::min(n, round_up(visible, unit));
-  std::fill(scores + visible, scores + used, -std::numeric_limits<float>::infinity());
-  std::fill(scores + used, scores + n, 0.0f);
-  VF high0 = hn::Set(df, high);
-  VF high1 = high0;
-  for (size_t i = 0; i < used; i += unit) {
-    high0 = hn::Max(high0, hn::Load(df, scores + i));
-    high1 = hn::Max(high1, hn::Load(df, scores + i + lanes));
-  }
-  const VF highest = hn::MaxOfLanes(df, hn::Max(high0, high1));
-  VF mass0 = hn::Zero(df);
-  VF mass1 = hn::Zero(df);
-  for (size_t i = 0; i < used; i += unit) {
-    const VF w0 = exp2(df, hn::Sub(hn::Load(df, scores + i), highest));
-    const VF w1 = exp2(df, hn::Sub(hn::Load(df, scores + i + lanes), highest));
-    mass0 = hn::Add(mass0, w0);
-    mass1 = hn::Add(mass1, w1);
-    hn::Store(w0, df, scores + i);
-    hn::Store(w1, df, scores + i + lanes);
-  }
-  const float now = hn::GetLane(highest);
-  const float added = hn::GetLane(hn::SumOfLanes(df, hn::Add(mass0, mass1)));
-  if (now > high) {
-    const VF shrink = exp2(df, hn::Sub(hn::Set(df, high), highest));
-    for (size_t e = 0; e < d; e += lanes) {
-      hn::Store(hn::Mul(hn::Load(df, sum + e), shrink), df, sum + e);
-    }
-    mass *= hn::GetLane(shrink);
-    high = now;
-  }
-  mass += added;
+  std::fill(values + count * stride, values + round_up(count, panel_cols()) * stride, 0.0f);
 }
 
 // sum [rows, d] += weights [rows, n] values [n, d], in strips of columns of nearly equal width.
@@ -136,17 +75,15 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
   const size_t padded_rows = round_up(rows, kTileRows);
   const size_t stride = round_up(d, hn::Lanes(df));  // of values and sums
   const size_t cols = panel_cols();
+  const std::byte* keys[kBlockKeys];
+  const ptrdiff_t to_values = p.pool.values(0, head) - p.pool.keys(0, head);
   const auto first_query = [&](int64_t token) {
     return (static_cast<size_t>(token) * static_cast<size_t>(p.q.shape(1)) +
             static_cast<size_t>(head) * group) *
            d;
   };
 
-  for (size_t r = 0; r < rows; r += group) {
-    const float* from = p.q.data() + first_query(begin + static_cast<int64_t>(r / group));
-    for (size_t i = 0; i < group * d; ++i) work.q[r * d + i] = from[i] * (p.scale * kLog2E);
-  }
-  std::fill(work.q + rows * d, work.q + padded_rows * d, 0.0f);
+  load_queries(p.q, head, group, p.scale, begin, end, padded_rows, work.q);
   std::fill_n(work.sum, padded_rows * stride, 0.0f);
   std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
   std::fill_n(work.mass, padded_rows, 0.0f);
@@ -156,7 +93,9 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
   const int64_t all = p.position + end;  // keys that the last token sees
   for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
     const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
-    load_keys_and_values<kType>(p, head, first, count, work, stride);
+    list_keys(p.pool, p.slots, head, first, count, keys);
+    pack_keys<kType>(keys, count, d, work.keys);
+    load_values<kType>(keys, to_values, count, d, work.values, stride);
     // Keys of this block that row r sees; rows of padding see as many as the last.
     const auto visible = [&](size_t r) {
       const int64_t token =
@@ -172,8 +111,9 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
                                  work.scores + i, kBlockKeys);
       }
       for (size_t s = 0; s < sub; ++s) {
-        softmax_row(work.scores + s * kBlockKeys, visible(r + s), n, work.high[r + s],
-                    work.mass[r + s], work.sum + (r + s) * stride, stride);
+        const float shrink = weigh_row(work.scores + s * kBlockKeys, visible(r + s), n,
+                                       work.high[r + s], work.mass[r + s]);
+        if (shrink != 1) scale_row(work.sum + (r + s) * stride, stride, shrink);
       }
       add_values(sub, work.scores, work.values, n, work.sum + r * stride, stride);
     }

@@ -36,6 +36,7 @@ class H2oPolicy final : public Policy {
 
   void on_prefill(ExecutionContext& ctx, Backend& backend,
                   const PolicySequence& sequence) override {
+    static_cast<KeepingState&>(sequence.state).remember_prompt();
     keep_of_prompt(ctx, backend, sequence);
   }
 
