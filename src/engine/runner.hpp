@@ -37,6 +37,9 @@ class Runner {
   /// What a full sequence of `context` tokens takes.
   virtual MemoryStats memory_for(int64_t context) const = 0;
   virtual std::unique_ptr<RunnerSequence> new_sequence(int64_t context) = 0;
+  /// From now on the sequence keeps the queries of its prompts' last `tokens` tokens. No policy of
+  /// a device looks at any.
+  virtual void keep_queries(RunnerSequence& /*sequence*/, int64_t /*tokens*/) {}
   /// As Engine::prefill; returns logits [V], valid until the next call. `like` may be null, or of
   /// any runner of the same model.
   virtual View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,

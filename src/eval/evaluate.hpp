@@ -17,6 +17,7 @@ struct EvaluationOptions {
   int64_t repeats = 1;                   // answers a turn, each with its own sampler seed
   SamplingOptions sampling;              // its seed is the run's
   size_t logit_bytes = size_t{1} << 30;  // dense logits kept for comparison, all turns of a sample
+  size_t query_bytes = size_t{1} << 30;  // queries kept of what is read, of all samples of a group
   size_t parallel = 1;                   // answers that one engine works on together
   const std::atomic<bool>* cancel = nullptr;
 };
