@@ -22,13 +22,16 @@ constexpr double kTolerance = 3e-5;
 
 class MassRun {
  public:
-  explicit MassRun(const PrefillCase& c)
+  MassRun(const PrefillCase& c, int unit)
       : case_(c),
+        unit_(unit),
         kv_(c.shape, c.layout, c.position + c.tokens, 1),
         q_(cases::random_floats(c.tokens * heads() * c.shape.head_dim, 2, 2.0f)) {}
 
   int64_t heads() const { return static_cast<int64_t>(case_.shape.heads) * case_.group; }
   int64_t pages() const { return static_cast<int64_t>(kv_.slots().size()); }
+  /// Two more than there are pages or tokens.
+  int64_t entries() const { return (case_.position + case_.tokens + unit_ - 1) / unit_ + 2; }
 
   std::vector<double> reference() const {
     ExecutionContext ctx(2);
@@ -44,6 +47,7 @@ class MassRun {
     limits.kv_heads = case_.shape.heads;
     limits.head_dim = case_.shape.head_dim;
     limits.max_pages = reserved;
+    limits.page = case_.shape.page;
     cpu::PrefillMassScratch scratch;
     scratch.reserve(ctx, limits);
     // Stale memory must not reach a result.
@@ -57,7 +61,7 @@ class MassRun {
   }
   /// What is there before, which is added to.
   std::vector<double> started() const {
-    return std::vector<double>(static_cast<size_t>(case_.shape.heads * (pages() + 2)), 0.5);
+    return std::vector<double>(static_cast<size_t>(case_.shape.heads * entries()), 0.5);
   }
 
   PrefillMass params(int64_t first, int64_t tokens, std::vector<double>& mass) const {
@@ -68,19 +72,30 @@ class MassRun {
             kv_.slots().first(static_cast<size_t>((all + case_.shape.page - 1) / case_.shape.page)),
             case_.position + first,
             1.0f / std::sqrt(static_cast<float>(d)),
-            View<double, 2>(mass.data(), case_.shape.heads, pages() + 2)};
+            View<double, 2>(mass.data(), case_.shape.heads, entries()),
+            unit_};
   }
 
  private:
   PrefillCase case_;
+  int unit_;
   PagedKv kv_;
   std::vector<float> q_;
 };
 
-TEST(PrefillMass, AgreesWithReferenceForAnyThreadsAndChunks) {
+// Runs of every case, by page and by token.
+template <typename Body>
+void for_each_run(Body&& body) {
   for (const PrefillCase& c : cases::prefill_cases()) {
-    SCOPED_TRACE(c.name());
-    const MassRun run(c);
+    for (const int unit : {c.shape.page, 1}) {
+      SCOPED_TRACE(testing::Message() << c.name() << " by " << unit);
+      body(c, MassRun(c, unit));
+    }
+  }
+}
+
+TEST(PrefillMass, AgreesWithReferenceForAnyThreadsAndChunks) {
+  for_each_run([](const PrefillCase&, const MassRun& run) {
     const std::vector<double> expected = run.reference();
     for_each_simd_target([&] {
       const std::vector<double> one = run.cpu(1, 512, run.pages());
@@ -95,22 +110,20 @@ TEST(PrefillMass, AgreesWithReferenceForAnyThreadsAndChunks) {
       // A longer sequence than this has room for the shares of more tokens at a time.
       EXPECT_EQ(run.cpu(2, 512, 40 * run.pages()), one);
     });
-  }
+  });
 }
 
 TEST(PrefillMass, OfEveryTokenIsOne) {
-  for (const PrefillCase& c : cases::prefill_cases()) {
-    SCOPED_TRACE(c.name());
-    const MassRun run(c);
+  for_each_run([](const PrefillCase& c, const MassRun& run) {
     const std::vector<double> mass = run.reference(), before = run.started();
     const double added = std::accumulate(mass.begin(), mass.end(), 0.0) -
                          std::accumulate(before.begin(), before.end(), 0.0);
     EXPECT_NEAR(added, static_cast<double>(c.tokens * c.shape.heads), 1e-9 * (1 + added));
-  }
+  });
 }
 
 TEST(PrefillMass, RefusesWhatDoesNotFit) {
-  const MassRun run({{2, 64, 32, DType::kF16}, KvLayout::kNHD, 2, 62, 2});
+  const MassRun run({{2, 64, 32, DType::kF16}, KvLayout::kNHD, 2, 62, 2}, 32);
   ExecutionContext ctx(1);
   BackendLimits limits;
   limits.heads = 4;
@@ -132,6 +145,9 @@ TEST(PrefillMass, RefusesWhatDoesNotFit) {
   params.mass = View<double, 2>(mass.data(), 2, 1);
   refused(params);
   params.mass = View<double, 2>(mass.data(), 1, 2);
+  refused(params);
+  params = run.params(0, 2, mass);
+  params.unit = 16;
   refused(params);
   params = run.params(0, 2, mass);
   const int32_t wrong[] = {0, 99};

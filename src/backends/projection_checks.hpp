@@ -82,12 +82,19 @@ inline void check_prefill_attention(const PrefillAttention& p) {
                  p.q.shape(1), p.q.shape(2), p.out.shape(0), p.out.shape(1), p.out.shape(2));
 }
 
+/// Entries of mass that the queries see.
+inline int64_t mass_entries(const PrefillMass& p) {
+  return (p.position + p.q.shape(0) + p.unit - 1) / p.unit;
+}
+
 inline void check_prefill_mass(const PrefillMass& p) {
   check_chunk(p.q, p.pool, p.slots, p.position);
-  check_argument(p.mass.shape(0) == p.pool.shape.heads &&
-                     p.mass.shape(1) >= static_cast<int64_t>(p.slots.size()),
-                 "mass is [{}, {}], must have {} KV heads and {} pages", p.mass.shape(0),
-                 p.mass.shape(1), p.pool.shape.heads, p.slots.size());
+  check_argument(p.unit == 1 || p.unit == p.pool.shape.page,
+                 "the mass is of {} tokens each, must be 1 or the page's {}", p.unit,
+                 p.pool.shape.page);
+  check_argument(p.mass.shape(0) == p.pool.shape.heads && p.mass.shape(1) >= mass_entries(p),
+                 "mass is [{}, {}], must have {} KV heads and {} entries", p.mass.shape(0),
+                 p.mass.shape(1), p.pool.shape.heads, mass_entries(p));
 }
 
 }  // namespace freekv

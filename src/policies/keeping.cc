@@ -76,31 +76,6 @@ std::span<double> KeepingState::row_mass(int head) {
   return std::span(row_mass_).subspan(static_cast<size_t>(head) * attended_, attended_);
 }
 
-void for_query_blocks(
-    const PromptQueries& queries,
-    FunctionRef<void(int, const AttentionRow&, const QueryBlock&, std::span<float>)> body) {
-  // Enough tokens that converting a page's keys costs little beside their products.
-  constexpr int64_t kBlockTokens = 16;
-  const KvShape& shape = queries.pool.shape;
-  const View<const float, 3>& q = queries.q;
-  const int64_t group = q.shape(1) / shape.heads, dim = q.shape(2);
-  queries.ctx.pool().parallel_for(shape.heads, 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> scratch;
-    for (auto head = static_cast<int>(begin); head < end; ++head) {
-      for (int64_t t = 0; t < q.shape(0); t += kBlockTokens) {
-        const int64_t tokens = std::min(kBlockTokens, q.shape(0) - t);
-        const int64_t seen = queries.position + t + tokens;
-        const auto pages = static_cast<size_t>((seen + shape.page - 1) / shape.page);
-        const QueryBlock block{q[t][head * group].data(), q.shape(1) * dim, tokens, group, dim};
-        const AttentionRow row{queries.pool, head, queries.slots.first(pages),
-                               static_cast<int>((seen - 1) % shape.page) + 1};
-        scratch.resize(attention_mass_scratch(block, shape, pages));
-        body(head, row, block, scratch);
-      }
-    }
-  });
-}
-
 void add_prompt_mass(const PromptQueries& queries) {
   if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
   queries.backend.prefill_mass(queries.ctx,
@@ -109,7 +84,8 @@ void add_prompt_mass(const PromptQueries& queries) {
                                 .slots = queries.slots,
                                 .position = queries.position,
                                 .scale = queries.scale,
-                                .mass = state_of(queries.sequence).layer_mass(queries.layer)});
+                                .mass = state_of(queries.sequence).layer_mass(queries.layer),
+                                .unit = queries.pool.shape.page});
 }
 
 void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence) {

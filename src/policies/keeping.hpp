@@ -45,13 +45,6 @@ class KeepingState : public RetrievalState {
   std::vector<double> row_mass_;    // [heads][attended pages]
 };
 
-/// Calls body(head, row, block, scratch) for the queries of a prompt, on the workers, each head one
-/// worker's, blocks in order of tokens. `row` holds the pages that the block's last query sees.
-void for_query_blocks(const PromptQueries& queries,
-                      FunctionRef<void(int head, const AttentionRow& row, const QueryBlock& block,
-                                       std::span<float> scratch)>
-                          body);
-
 /// Adds the attention of a prompt's queries to KeepingState::mass of the pages it went to.
 void add_prompt_mass(const PromptQueries& queries);
 

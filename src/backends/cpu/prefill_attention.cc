@@ -16,50 +16,70 @@
 HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
-// Values of tokens as rows, where those of their keys and `to_values` bytes on; rows that fill up
-// the last panel of keys are zero, since zero weights are multiplied with them.
-template <DType kType>
-void load_values(const std::byte* const* keys, ptrdiff_t to_values, size_t count, size_t d,
-                 float* values, size_t stride) {
-  for (size_t i = 0; i < count; ++i) {
-    load_floats<kType>(keys[i] + to_values, 0, d, values + i * stride);
-  }
-  std::fill(values + count * stride, values + round_up(count, panel_cols()) * stride, 0.0f);
-}
-
-// sum [rows, d] += weights [rows, n] values [n, d], in strips of columns of nearly equal width.
-void add_values(size_t rows, const float* weights, const float* values, size_t n, float* sum,
-                size_t d) {
-  constexpr size_t kStretch = 128;  // values of a strip stay in the first-level cache
+// Calls body(first, vectors) for the strips of nearly equal width that d columns are cut into: at
+// most a tile wide, and each strip of a block's values lies together.
+template <class Body>
+HWY_INLINE void for_strips(size_t d, const Body& body) {
   const size_t lanes = hn::Lanes(DF());
   size_t left = d / lanes;
-  size_t strips = (left + kTileVectors - 1) / kTileVectors;
-  for (size_t e = 0; strips > 0; --strips) {
+  size_t first = 0;
+  for (size_t strips = (left + kTileVectors - 1) / kTileVectors; strips > 0; --strips) {
     const size_t vectors = (left + strips - 1) / strips;
-    for (size_t i = 0; i < n; i += kStretch) {
-      const auto strip = [&](auto width) {
-        if constexpr (width() <= kTileVectors) {
-          gemm_strip<width()>(rows, weights + i, kBlockKeys, values + i * d + e, d,
-                              std::min(kStretch, n - i), true, sum + e, d);
-        }
-      };
-      switch (vectors) {
-        case 1:
-          strip(std::integral_constant<size_t, 1>());
-          break;
-        case 2:
-          strip(std::integral_constant<size_t, 2>());
-          break;
-        case 3:
-          strip(std::integral_constant<size_t, 3>());
-          break;
-        default:
-          strip(std::integral_constant<size_t, 4>());
-      }
-    }
-    e += vectors * lanes;
+    body(first, vectors);
+    first += vectors * lanes;
     left -= vectors;
   }
+}
+
+// Values of tokens in strips [d / width][keys, width], from where their keys are and `to_values`
+// bytes on; those that fill up the last panel of keys are zero, since zero weights are multiplied
+// with them, and so is what d is padded with to `padded_d`. `row` is scratch of as many.
+template <DType kType>
+void load_values(const std::byte* const* keys, ptrdiff_t to_values, size_t count, size_t d,
+                 size_t padded_d, float* row, float* values) {
+  const DF df;
+  const size_t lanes = hn::Lanes(df);
+  std::fill_n(row, padded_d, 0.0f);
+  for (size_t i = 0; i < count; ++i) {
+    load_floats<kType>(keys[i] + to_values, 0, d, row);
+    for_strips(padded_d, [&](size_t first, size_t vectors) {
+      float* to = values + first * kBlockKeys + i * vectors * lanes;
+      for (size_t e = 0; e < vectors * lanes; e += lanes) {
+        hn::Store(hn::Load(df, row + first + e), df, to + e);
+      }
+    });
+  }
+  const size_t padding = round_up(count, panel_cols()) - count;
+  for_strips(padded_d, [&](size_t first, size_t vectors) {
+    std::fill_n(values + first * kBlockKeys + count * vectors * lanes, padding * vectors * lanes,
+                0.0f);
+  });
+}
+
+// sum [rows, d] += weights [rows, n] values [n, d], which lie in strips.
+void add_values(size_t rows, const float* weights, const float* values, size_t n, float* sum,
+                size_t d) {
+  for_strips(d, [&](size_t first, size_t vectors) {
+    const auto strip = [&](auto width) {
+      if constexpr (width() <= kTileVectors) {
+        gemm_strip<width()>(rows, weights, kBlockKeys, values + first * kBlockKeys,
+                            width() * hn::Lanes(DF()), n, true, sum + first, d);
+      }
+    };
+    switch (vectors) {
+      case 1:
+        strip(std::integral_constant<size_t, 1>());
+        break;
+      case 2:
+        strip(std::integral_constant<size_t, 2>());
+        break;
+      case 3:
+        strip(std::integral_constant<size_t, 3>());
+        break;
+      default:
+        strip(std::integral_constant<size_t, 4>());
+    }
+  });
 }
 
 // Attention of tokens [begin, end) of the chunk for the query heads of one KV head. A row's result
@@ -87,15 +107,13 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
   std::fill_n(work.sum, padded_rows * stride, 0.0f);
   std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
   std::fill_n(work.mass, padded_rows, 0.0f);
-  // The padding of the last dimension is multiplied with weights, but never read.
-  std::fill_n(work.values, kBlockKeys * stride, 0.0f);
 
   const int64_t all = p.position + end;  // keys that the last token sees
   for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
     const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
     list_keys(p.pool, p.slots, head, first, count, keys);
     pack_keys<kType>(keys, count, d, work.keys);
-    load_values<kType>(keys, to_values, count, d, work.values, stride);
+    load_values<kType>(keys, to_values, count, d, stride, work.scores, work.values);
     // Keys of this block that row r sees; rows of padding see as many as the last.
     const auto visible = [&](size_t r) {
       const int64_t token =

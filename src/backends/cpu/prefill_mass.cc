@@ -16,31 +16,35 @@
 HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
-// Adds weights of the keys [first, first + n) to the shares of their pages.
-HWY_INLINE void add_shares(const float* weights, int64_t first, size_t n, size_t page,
+// Adds weights of the keys [first, first + n) to the shares of their pages, or of `unit` tokens.
+HWY_INLINE void add_shares(const float* weights, int64_t first, size_t n, size_t unit,
                            float* shares) {
+  if (unit == 1) {
+    std::copy_n(weights, n, shares + first);  // nothing was there
+    return;
+  }
   const DF df;
   const size_t lanes = hn::Lanes(df);
   for (size_t i = 0; i < n;) {
     const size_t token = static_cast<size_t>(first) + i;
-    const size_t end = std::min(n, i + page - token % page);
+    const size_t end = std::min(n, i + unit - token % unit);
     VF sums = hn::Zero(df);
     for (; i + lanes <= end; i += lanes) sums = hn::Add(sums, hn::LoadU(df, weights + i));
     float sum = hn::GetLane(hn::SumOfLanes(df, sums));
     for (; i < end; ++i) sum += weights[i];
-    shares[token / page] += sum;
+    shares[token / unit] += sum;
   }
 }
 
-// The shares [rows, stride] of pages in the attention of tokens [begin, end) of the chunk, for the
-// query heads of one KV head. A row's depend on its own query and the keys alone, as in prefill
-// attention.
+// The shares [rows, stride] of pages, or tokens, in the attention of tokens [begin, end) of the
+// chunk, for the query heads of one KV head. A row's depend on its own query and the keys alone, as
+// in prefill attention.
 template <DType kType>
 void share_tokens(const PrefillMass& p, int head, int64_t begin, int64_t end,
                   const PrefillWorkspace& work, float* shares, size_t stride) {
   const auto d = static_cast<size_t>(p.pool.shape.head_dim);
   const auto group = static_cast<size_t>(p.q.shape(1) / p.pool.shape.heads);
-  const auto page = static_cast<size_t>(p.pool.shape.page);
+  const auto unit = static_cast<size_t>(p.unit);
   const size_t rows = static_cast<size_t>(end - begin) * group;
   const size_t padded_rows = round_up(rows, kTileRows);
   const size_t cols = panel_cols();
@@ -75,7 +79,7 @@ void share_tokens(const PrefillMass& p, int head, int64_t begin, int64_t end,
         if (seen == 0) continue;
         const float shrink = weigh_row(weights, seen, n, work.high[row], work.mass[row]);
         if (shrink != 1) scale_row(of_row, stride, shrink);
-        add_shares(weights, first, seen, page, of_row);
+        add_shares(weights, first, seen, unit, of_row);
       }
     }
   }
@@ -101,8 +105,8 @@ HWY_EXPORT(share_block);
 
 namespace {
 
-// Pages of a row of shares, rounded up to whole vectors.
-size_t row_stride(int64_t pages) { return round_up(static_cast<size_t>(pages), kMaxLanes); }
+// A row of shares, rounded up to whole vectors.
+size_t row_stride(int64_t entries) { return round_up(static_cast<size_t>(entries), kMaxLanes); }
 
 // mass[begin..end] += shares [rows, stride] / group, row after row.
 void add_rows(const float* shares, size_t rows, size_t stride, double weight, int64_t begin,
@@ -122,7 +126,11 @@ void PrefillMassScratch::reserve(ExecutionContext& ctx, const BackendLimits& lim
       PrefillWorkspace::rows(group) * static_cast<size_t>(std::max(ctx.threads(), limits.kv_heads));
   blocks = Buffer(static_cast<size_t>(ctx.threads()) * sizeof(float) *
                   PrefillWorkspace::floats(group, static_cast<size_t>(limits.head_dim)));
-  shares = Buffer(rows * row_stride(limits.max_pages) * sizeof(float));
+  // Of single tokens fewer rows at a time; those who ask for them show few.
+  constexpr size_t kTokens = 8;
+  const size_t of_tokens =
+      kTokens * static_cast<size_t>(limits.heads) * row_stride(limits.max_pages * limits.page);
+  shares = Buffer(std::max(rows * row_stride(limits.max_pages), of_tokens) * sizeof(float));
 }
 
 void prefill_mass(ExecutionContext& ctx, PrefillMassScratch& scratch, const PrefillMass& params) {
@@ -130,15 +138,15 @@ void prefill_mass(ExecutionContext& ctx, PrefillMassScratch& scratch, const Pref
   const int64_t tokens = params.q.shape(0);
   const int64_t kv_heads = params.pool.shape.heads, heads = params.q.shape(1);
   const int64_t group = heads / kv_heads;
-  const auto pages = static_cast<int64_t>(params.slots.size());
-  const size_t stride = row_stride(pages);
+  const int64_t entries = mass_entries(params);
+  const size_t stride = row_stride(entries);
   const auto head_dim = static_cast<size_t>(params.pool.shape.head_dim);
   const size_t floats = PrefillWorkspace::floats(static_cast<size_t>(group), head_dim);
   const std::span<float> blocks = scratch.blocks.as<float>();
   const std::span<float> shares = scratch.shares.as<float>();
   check_internal(floats * static_cast<size_t>(ctx.threads()) <= blocks.size() &&
                      static_cast<size_t>(heads) * stride <= shares.size(),
-                 "the mass of {} pages for {} heads of {} needs more than was reserved", pages,
+                 "mass of {} entries for {} heads of {} needs more than was reserved", entries,
                  heads, head_dim);
   // Tokens whose shares there is room for, and how many of these a worker takes at a time.
   const auto room = static_cast<int64_t>(shares.size() / stride) / heads;
@@ -160,13 +168,14 @@ void prefill_mass(ExecutionContext& ctx, PrefillMassScratch& scratch, const Pref
          workspace, of_head(head) + static_cast<size_t>(begin * group) * stride, stride);
       }
     });
-    ctx.pool().parallel_for(kv_heads * pages, pages / 2 + 1, [&](int64_t from, int64_t to, int) {
-      for (int64_t head = from / pages; head * pages < to; ++head) {
-        add_rows(of_head(head), static_cast<size_t>((end - first) * group), stride,
-                 1.0 / static_cast<double>(group), std::max<int64_t>(0, from - head * pages),
-                 std::min(pages, to - head * pages), params.mass[head].data());
-      }
-    });
+    ctx.pool().parallel_for(
+        kv_heads * entries, entries / 2 + 1, [&](int64_t from, int64_t to, int) {
+          for (int64_t head = from / entries; head * entries < to; ++head) {
+            add_rows(of_head(head), static_cast<size_t>((end - first) * group), stride,
+                     1.0 / static_cast<double>(group), std::max<int64_t>(0, from - head * entries),
+                     std::min(entries, to - head * entries), params.mass[head].data());
+          }
+        });
   }
 }
 

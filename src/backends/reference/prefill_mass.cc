@@ -28,7 +28,7 @@ void score(View<const float, 1> q, const PrefillMass& p, int head, std::span<dou
 void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) {
   check_prefill_mass(params);
   const int64_t group = params.q.shape(1) / params.pool.shape.heads;
-  const auto page = static_cast<size_t>(params.pool.shape.page);
+  const auto unit = static_cast<size_t>(params.unit);
   ctx.pool().parallel_for(params.pool.shape.heads, 1, [&](int64_t begin, int64_t end, int) {
     std::vector<double> scores;
     for (int64_t head = begin; head < end; ++head) {
@@ -40,7 +40,7 @@ void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) {
           double total = 0;
           for (double& each : scores) total += each = std::exp(each - most);
           for (size_t u = 0; u < scores.size(); ++u) {
-            params.mass[head].data()[u / page] += scores[u] / total / static_cast<double>(group);
+            params.mass[head].data()[u / unit] += scores[u] / total / static_cast<double>(group);
           }
         }
       }
