@@ -262,8 +262,6 @@ void add_eval(CLI::App& app) {
       "eval", "Accuracy of policies: task scores, and agreement with dense attention");
   auto options = std::make_shared<EvalOptions>();
   options->engine.options.model = "models/freekv-demo.gguf";
-  // What follows the last whole chunk that prompts share is computed again for every method.
-  options->engine.options.chunk = 256;
   options->engine.add_to(*command, false);
   for (const char* replaced : {"--policy", "--budget", "--page", "--tau", "--ctx"}) {
     command->remove_option(command->get_option(replaced));

@@ -111,14 +111,21 @@ class Engine {
   MemoryStats memory_for(int64_t context = 0) const;
   /// An empty sequence of at most `context` tokens (0: the engine's). Throws Error(kOutOfMemory)
   /// with both byte counts when the caches do not fit the limits, or what a device or its host has.
-  std::unique_ptr<Sequence> new_sequence(int64_t context = 0);
+  ///
+  /// `kept_queries`: of so many last tokens of its prompts the sequence keeps the queries too, so
+  /// that it serves as `like` for policies that look at them; layers * query heads * head_dim * 4
+  /// bytes a token, for which no limit is set here.
+  std::unique_ptr<Sequence> new_sequence(int64_t context = 0, int64_t kept_queries = 0);
+  /// The last tokens of a prompt whose queries the policy looks at, at most `prompt`: prefill
+  /// computes them unless `like` kept their queries.
+  int64_t observed_tokens(int64_t prompt) const;
   /// Starts the sequence over with this prompt. `proceed(done)` is called after each chunk;
   /// returning false ends with Error(kCancelled). Throws Error(kInvalidArgument) when the prompt
   /// is empty or longer than the sequence's context.
   ///
-  /// `like`, of this or another engine with the same model and KV type, saves work: whole chunks of
-  /// its prompt that this prompt begins with too are copied, to the bits that its backend computed.
-  /// It may be `sequence` itself: what its last prompt and this one begin with in common then stays
+  /// `like`, of this or another engine with the same model and KV type, saves work: what this
+  /// prompt and its own begin with in common is copied, to the bits that its backend computed. It
+  /// may be `sequence` itself: what its last prompt and this one begin with in common then stays
   /// where it is, also after a prefill that was cancelled, unless the policy dropped it. Decoded
   /// tokens never stay: their KV is what sparse attention made of it, and differs from prefill's.
   ///

@@ -51,6 +51,16 @@ struct PrefillAttention {
   View<float, 3> out;  // [T, H, d]
 };
 
+struct PrefillMass {
+  View<const float, 3> q;          // [T, H, d], after RoPE
+  KvPool pool;                     // already holds the keys of these T tokens
+  std::span<const int32_t> slots;  // of all pages of the sequence so far, in order, for all heads
+  int64_t position = 0;            // of the first of the T tokens; token t sees [0, position + t]
+  float scale = 1;
+  View<double, 2> mass;  // [M, n]: of `unit` tokens each, as many as there are tokens so far
+  int unit = 1;          // the page, or 1
+};
+
 /// Precomputed rotation: cos/sin [positions, d/2].
 struct RopeTable {
   View<const float, 2> cos;
@@ -109,6 +119,9 @@ class Backend {
                                 View<float, 3> out) = 0;
   /// Exact causal attention of one chunk of one sequence.
   virtual void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) = 0;
+  /// mass[m, j] += the part of each of these tokens' attention, mean over KV head m's group, that
+  /// goes to the j-th page, or token. Sums go token by token, so that chunks may be cut anywhere.
+  virtual void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) = 0;
 
   // --- selection --------------------------------------------------------------------------------
   /// Sketches the complete page of `head` in `slot` into index `page` of the sketch.

@@ -56,24 +56,45 @@ inline void check_swiglu(View<const float, 2> gate, View<const float, 2> up, Vie
                  gate.shape(1), up.shape(0), up.shape(1), out.shape(0), out.shape(1));
 }
 
-inline void check_prefill_attention(const PrefillAttention& p) {
-  const KvShape& shape = p.pool.shape;
-  const int64_t heads = p.q.shape(1);
-  check_argument(shape.heads >= 1 && heads >= 1 && heads % shape.heads == 0,
-                 "{} query heads, must be a multiple of {} KV heads", heads, shape.heads);
-  check_argument(p.q.shape(2) == shape.head_dim && p.out.shape(0) == p.q.shape(0) &&
-                     p.out.shape(1) == heads && p.out.shape(2) == shape.head_dim,
-                 "q is [{}, {}, {}] and out [{}, {}, {}], must be equal with head_dim {}",
-                 p.q.shape(0), heads, p.q.shape(2), p.out.shape(0), p.out.shape(1), p.out.shape(2),
+/// Queries of a chunk, and the pages that they see.
+inline void check_chunk(View<const float, 3> q, const KvPool& pool, std::span<const int32_t> slots,
+                        int64_t position) {
+  const KvShape& shape = pool.shape;
+  check_argument(shape.heads >= 1 && q.shape(1) >= 1 && q.shape(1) % shape.heads == 0,
+                 "{} query heads, must be a multiple of {} KV heads", q.shape(1), shape.heads);
+  check_argument(q.shape(2) == shape.head_dim, "q has head_dim {}, KV {}", q.shape(2),
                  shape.head_dim);
-  const int64_t capacity = static_cast<int64_t>(p.slots.size()) * shape.page;
-  check_argument(p.position >= 0 && p.position + p.q.shape(0) <= capacity,
-                 "{} tokens from position {} do not fit {} pages of {}", p.q.shape(0), p.position,
-                 p.slots.size(), shape.page);
-  for (const int32_t slot : p.slots) {
-    check_argument(slot >= 0 && slot < p.pool.slots, "slot is {}, must be below {}", slot,
-                   p.pool.slots);
+  const int64_t capacity = static_cast<int64_t>(slots.size()) * shape.page;
+  check_argument(position >= 0 && position + q.shape(0) <= capacity,
+                 "{} tokens from position {} do not fit {} pages of {}", q.shape(0), position,
+                 slots.size(), shape.page);
+  for (const int32_t slot : slots) {
+    check_argument(slot >= 0 && slot < pool.slots, "slot is {}, must be below {}", slot,
+                   pool.slots);
   }
+}
+
+inline void check_prefill_attention(const PrefillAttention& p) {
+  check_chunk(p.q, p.pool, p.slots, p.position);
+  check_argument(p.out.shape(0) == p.q.shape(0) && p.out.shape(1) == p.q.shape(1) &&
+                     p.out.shape(2) == p.q.shape(2),
+                 "q is [{}, {}, {}] and out [{}, {}, {}], must be equal", p.q.shape(0),
+                 p.q.shape(1), p.q.shape(2), p.out.shape(0), p.out.shape(1), p.out.shape(2));
+}
+
+/// Entries of mass that the queries see.
+inline int64_t mass_entries(const PrefillMass& p) {
+  return (p.position + p.q.shape(0) + p.unit - 1) / p.unit;
+}
+
+inline void check_prefill_mass(const PrefillMass& p) {
+  check_chunk(p.q, p.pool, p.slots, p.position);
+  check_argument(p.unit == 1 || p.unit == p.pool.shape.page,
+                 "the mass is of {} tokens each, must be 1 or the page's {}", p.unit,
+                 p.pool.shape.page);
+  check_argument(p.mass.shape(0) == p.pool.shape.heads && p.mass.shape(1) >= mass_entries(p),
+                 "mass is [{}, {}], must have {} KV heads and {} entries", p.mass.shape(0),
+                 p.mass.shape(1), p.pool.shape.heads, mass_entries(p));
 }
 
 }  // namespace freekv

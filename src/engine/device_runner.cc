@@ -99,12 +99,12 @@ class DeviceSequence final : public RunnerSequence {
   int64_t kept_tokens() const override { return kept; }
   MemoryStats memory() const override { return memory_of(model_.footprint(context_)); }
   KnownPrompt known() const override {
-    return {prompt, static_cast<int64_t>(prompt.size()), static_cast<int>(counters_.size()), kv_};
+    return {prompt, static_cast<int>(counters_.size()), kv_,
+            [this](int layer, int64_t first, View<float, 3> k, View<float, 3> v) {
+              model_.read_tokens(index_, layer, first, k, v);
+            }};
   }
-  void read_tokens(ExecutionContext&, int layer, int64_t first, View<float, 3> k,
-                   View<float, 3> v) const override {
-    model_.read_tokens(index_, layer, first, k, v);
-  }
+  const KvShape& kv() const { return kv_; }
 
   /// What the device counted is fetched when somebody asks.
   const RetrievalStats& stats() const override {
@@ -211,7 +211,7 @@ class DeviceRunner final : public Runner {
   /// All of a prompt that is the other's too; else, since the last token's logits have to be
   /// computed, whole pages before it.
   DevicePrefix take_over(std::span<const int32_t> prompt, const DeviceSequence& from) const {
-    const KvShape a = spec_.kv, b = from.known().kv;
+    const KvShape &a = spec_.kv, &b = from.kv();
     if (a.heads != b.heads || a.head_dim != b.head_dim || a.dtype != b.dtype) return {};
     const auto& known = from.prompt;
     const auto differs =

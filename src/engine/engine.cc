@@ -175,9 +175,20 @@ MemoryStats Engine::memory_for(int64_t context) const {
   return impl_->runner->memory_for(impl_->checked_context(context));
 }
 
-std::unique_ptr<Sequence> Engine::new_sequence(int64_t context) {
+int64_t Engine::observed_tokens(int64_t prompt) const {
+  const CacheConfig cache =
+      cache_config(impl_->options, impl_->model.config(), impl_->options.context);
+  return std::min(prompt, impl_->policy->plan(cache).observed);
+}
+
+std::unique_ptr<Sequence> Engine::new_sequence(int64_t context, int64_t kept_queries) {
+  context = impl_->checked_context(context);
+  check_argument(kept_queries >= 0 && kept_queries <= context,
+                 "queries of {} tokens are to be kept, must be 0 to the context's {}", kept_queries,
+                 context);
   auto sequence = std::make_unique<Sequence::Impl>();
-  sequence->runner = impl_->runner->new_sequence(impl_->checked_context(context));
+  sequence->runner = impl_->runner->new_sequence(context);
+  if (kept_queries > 0) impl_->runner->keep_queries(*sequence->runner, kept_queries);
   sequence->logits.resize(static_cast<size_t>(impl_->info.vocab));
   return std::unique_ptr<Sequence>(new Sequence(std::move(sequence)));
 }

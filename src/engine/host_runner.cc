@@ -27,37 +27,30 @@ struct HostSequence final : public RunnerSequence {
   int64_t kept_tokens() const override { return kept; }
   const RetrievalStats& stats() const override { return cache.stats(); }
   MemoryStats memory() const override { return cache.memory(); }
-  KnownPrompt known() const override {
-    if (!cache.keeps_all()) return {};
-    return {prompt, length, cache.config().layers, cache.config().shape};
-  }
-  void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
-                   View<float, 3> v) const override {
-    cache.read_tokens(ctx, layer, first, k, v);
-  }
 
   SequenceCache cache;
   std::unique_ptr<PolicyState> state;
-  std::vector<int32_t> prompt;  // whose KV, as prefill made it, the cache begins with
-  int64_t length = 0;           // of the prompt that these are the tokens of
-  int64_t kept = 0;             // tokens of the last prompt that were not computed
+  std::vector<int32_t> prompt;         // whose KV, as prefill made it, the cache begins with
+  int64_t length = 0;                  // of the prompt that these are the tokens of
+  int64_t kept = 0;                    // tokens of the last prompt that were not computed
+  std::optional<KeptQueries> queries;  // of the prompt's last tokens
+  std::vector<int32_t> seen;           // the prompt whose queries `state` has seen, to its end
 };
 
-/// The first tokens that a prompt of which `cache` is to hold the KV has in common with one of
-/// which KV exists, as far as they need not be computed.
-int64_t common_tokens(const RopeFrequencies& rope, const SequenceCache& cache,
-                      std::span<const int32_t> prompt, const KnownPrompt& known) {
-  const auto size = static_cast<int64_t>(prompt.size());
-  if (rope.depends_on_length(size, known.length)) return 0;
+/// The first tokens that a prompt has in common with one of which KV exists. `length` is that of
+/// the whole prompt in which they were computed: some rotary frequencies depend on it.
+int64_t common_tokens(const RopeFrequencies& rope, std::span<const int32_t> prompt,
+                      std::span<const int32_t> known, int64_t length) {
+  if (rope.depends_on_length(static_cast<int64_t>(prompt.size()), length)) return 0;
   const auto differs =
-      std::mismatch(prompt.begin(), prompt.end(), known.tokens.begin(), known.tokens.end()).first;
-  return std::min(differs - prompt.begin(), tokens_without_queries(cache, size));
+      std::mismatch(prompt.begin(), prompt.end(), known.begin(), known.end()).first;
+  return differs - prompt.begin();
 }
 
-/// Whether KV can be copied: it has the same form.
-bool can_copy(const CacheConfig& to, const KnownPrompt& from) {
-  return to.layers == from.layers && to.shape.heads == from.kv.heads &&
-         to.shape.head_dim == from.kv.head_dim && to.shape.dtype == from.kv.dtype;
+/// Whether KV can be copied: it has the same form but for the page.
+bool can_copy(const CacheConfig& to, int layers, const KvShape& kv) {
+  return to.layers == layers && to.shape.heads == kv.heads && to.shape.head_dim == kv.head_dim &&
+         to.shape.dtype == kv.dtype;
 }
 
 class HostRunner final : public Runner {
@@ -114,11 +107,18 @@ class HostRunner final : public Runner {
                                           CacheServices{recall_, nullptr});
   }
 
+  void keep_queries(RunnerSequence& sequence, int64_t tokens) override {
+    static_cast<HostSequence&>(sequence).queries.emplace(model_.config(), tokens);
+  }
+
   View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
                                const std::function<bool(int64_t)>& proceed,
                                const RunnerSequence* like) override {
     auto& s = static_cast<HostSequence&>(sequence);
+    // What a policy makes of queries depends on nothing but the prompt.
     PrefillPrefix prefix;
+    prefix.observed = std::ranges::equal(s.seen, prompt) && s.state->rewind();
+    s.seen.clear();
     const int64_t kept = take_over(s, prompt, like, prefix);
     s.kept = kept + prefix.tokens;
     s.prompt.clear();
@@ -127,12 +127,15 @@ class HostRunner final : public Runner {
     } else {
       s.cache.reset();
     }
-    s.state = policy_.make_state(s.cache.config());
+    if (!prefix.observed) s.state = policy_.make_state(s.cache.config());
     s.length = static_cast<int64_t>(prompt.size());
+    if (s.queries) s.queries->begin(s.length, s.kept);
     try {
-      const auto logits = freekv::prefill(step(), {s.cache, *s.state, &policy_model_}, prompt,
-                                          options_.chunk, prefix, proceed);
+      const auto logits =
+          freekv::prefill(step(), {s.cache, *s.state, &policy_model_}, prompt, options_.chunk,
+                          prefix, s.queries ? &*s.queries : nullptr, proceed);
       s.prompt.assign(prompt.begin(), prompt.end());
+      s.seen = s.prompt;
       return logits[0];
     } catch (const Error& error) {
       // Between two chunks the cache is whole, and a later call may go on from there.
@@ -161,17 +164,33 @@ class HostRunner final : public Runner {
   }
 
  private:
-  /// How many first tokens of the prompt stay in the sequence's own cache; sets `prefix` to what is
+  /// How many first tokens of the prompt stay in the sequence's own cache; adds to `prefix` what is
   /// copied from another's.
   int64_t take_over(const HostSequence& s, std::span<const int32_t> prompt,
                     const RunnerSequence* like, PrefillPrefix& prefix) const {
     if (!like) return 0;
-    const KnownPrompt known = like->known();
-    if (like == &s) return common_tokens(model_.rope(), s.cache, prompt, known);
-    if (like->started && can_copy(s.cache.config(), known)) {
-      const int64_t common = common_tokens(model_.rope(), s.cache, prompt, known);
-      prefix = {like, common - common % options_.chunk};
+    const auto size = static_cast<int64_t>(prompt.size());
+    const int64_t unseen = prefix.observed ? size - 1 : tokens_without_queries(s.cache, size);
+    if (like == &s) {
+      if (!s.cache.keeps_all()) return 0;
+      return std::min(common_tokens(model_.rope(), prompt, s.prompt, s.length), unseen);
     }
+    if (!like->started) return 0;
+    if (const auto* host = dynamic_cast<const HostSequence*>(like)) {
+      const CacheConfig& from = host->cache.config();
+      if (!can_copy(s.cache.config(), from.layers, from.shape) || !host->cache.keeps_all()) return 0;
+      const int64_t common = common_tokens(model_.rope(), prompt, host->prompt, host->length);
+      const bool seen = host->queries && host->queries->first() <= first_observed(s.cache, size);
+      prefix.cache = &host->cache;
+      prefix.tokens = std::min(common, seen ? size - 1 : unseen);
+      prefix.queries = seen ? &*host->queries : nullptr;
+      return 0;
+    }
+    KnownPrompt known = like->known();
+    if (!can_copy(s.cache.config(), known.layers, known.kv)) return 0;
+    const auto length = static_cast<int64_t>(known.tokens.size());
+    prefix.tokens = std::min(common_tokens(model_.rope(), prompt, known.tokens, length), unseen);
+    prefix.read = std::move(known.read);
     return 0;
   }
 

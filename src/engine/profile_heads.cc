@@ -125,7 +125,8 @@ HeadProfile profile_heads(const Model& model, const ProfileHeadsOptions& options
   cache_config.max_context = total;
   SequenceCache cache(cache_config, watcher.plan(cache_config), *backend);
   const auto state = watcher.make_state(cache_config);
-  prefill({ctx, *backend, model, watcher, workspace}, {cache, *state}, text, kChunk, {}, proceed);
+  prefill({ctx, *backend, model, watcher, workspace}, {cache, *state}, text, kChunk, {}, nullptr,
+          proceed);
 
   const int64_t watched = total - options.tokens;
   return {config.name,     config.layers,         config.query_heads,

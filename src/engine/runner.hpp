@@ -9,17 +9,19 @@
 
 #include "backends/tensors.hpp"
 #include "core/view.hpp"
-#include "device/execution_context.hpp"
 #include "freekv/stats.hpp"
 
 namespace freekv {
 
-/// A prompt whose KV, as prefill made it, a sequence begins with and still has.
+/// A prompt whose KV, as prefill made it, a sequence of a device begins with and still has.
 struct KnownPrompt {
   std::span<const int32_t> tokens = {};
-  int64_t length = 0;  // of the whole prompt: some rotary frequencies depend on it
   int layers = 0;
   KvShape kv = {};
+  /// Copies K and V [T, M, d] of its tokens from `first` on of `layer`, as f32.
+  using Read =
+      std::function<void(int layer, int64_t first, View<float, 3> k, View<float, 3> v)>;
+  Read read = nullptr;
 };
 
 /// One sequence as the runner that made it keeps it; dropped before it.
@@ -33,13 +35,9 @@ class RunnerSequence {
   /// Since the last prefill began; valid until the sequence moves on.
   virtual const RetrievalStats& stats() const = 0;
   virtual MemoryStats memory() const = 0;
-
-  // --- for prompts of other sequences, of this runner or another ---------------------------------
-  /// Empty while nothing is certain, and where the policy dropped something.
-  virtual KnownPrompt known() const = 0;
-  /// Copies K and V [T, M, d] of the known tokens from `first` on of `layer`, as f32.
-  virtual void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
-                           View<float, 3> v) const = 0;
+  /// For the host's runner to go on from, until the sequence moves on. Nothing on the host, whose
+  /// runner copies from cache to cache, and while nothing is certain.
+  virtual KnownPrompt known() const { return {}; }
 
   /// Whether it has logits: its last prefill ended, and no step failed since. The engine's.
   bool started = false;
@@ -54,6 +52,9 @@ class Runner {
   /// What a full sequence of `context` tokens takes.
   virtual MemoryStats memory_for(int64_t context) const = 0;
   virtual std::unique_ptr<RunnerSequence> new_sequence(int64_t context) = 0;
+  /// From now on the sequence keeps the queries of its prompts' last `tokens` tokens. No policy of
+  /// a device looks at any.
+  virtual void keep_queries(RunnerSequence& /*sequence*/, int64_t /*tokens*/) {}
   /// As Engine::prefill; returns logits [V], valid until the next call. `like` may be null, or of
   /// any runner of the same model.
   virtual View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,

@@ -34,7 +34,6 @@ AnswerRun::AnswerRun(Engine& engine, const Question& question, const DenseAnswer
     : engine_(&engine), question_(question), dense_(&dense), same_(greedy(question.sampling)) {}
 
 void AnswerRun::start() {
-  sequence_.reset();  // so that the caches of two are not held at once
   cost_ = {};
   tokens_.clear();
   if (record_)
@@ -44,9 +43,13 @@ void AnswerRun::start() {
     sampler_.emplace(question_.sampling, engine_->model().vocab);
     for (int32_t token : question_.prompt) sampler_->accept(token);
   }
-  auto sequence = engine_->new_sequence(
-      std::min<int64_t>(engine_->options().context,
-                        static_cast<int64_t>(question_.prompt.size()) + question_.max_tokens));
+  // A second time in the same caches, whose policy need not look at the prompt again.
+  auto sequence = std::move(sequence_);
+  if (!sequence) {
+    sequence = engine_->new_sequence(
+        std::min<int64_t>(engine_->options().context,
+                          static_cast<int64_t>(question_.prompt.size()) + question_.max_tokens));
+  }
   const double start = now();
   engine_->prefill(
       *sequence, question_.prompt, [&](int64_t) { return !cancelled(question_.cancel); },

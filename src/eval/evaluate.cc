@@ -79,10 +79,27 @@ int64_t answer_limit(const Turn& turn, int64_t prompt_tokens, const SampleReques
   return request.context - prompt_tokens;
 }
 
-std::unique_ptr<Sequence> read_prompt(Engine& dense, std::span<const int32_t> prompt,
+/// Of how many of a prompt's last tokens to keep the queries, so that no method that looks at them
+/// reads the prompt again. One that looks at more than there is memory for does.
+int64_t queries_to_keep(const ModelInfo& model, std::span<Engine* const> methods, int64_t prompt,
+                        size_t bytes) {
+  const auto of_token = static_cast<size_t>(model.layers) *
+                        static_cast<size_t>(model.query_heads * model.head_dim) * sizeof(float);
+  int64_t most = 0;
+  for (const Engine* method : methods) {
+    const int64_t observed = method->observed_tokens(prompt);
+    if (static_cast<size_t>(observed) <= bytes / of_token) most = std::max(most, observed);
+  }
+  return most;
+}
+
+std::unique_ptr<Sequence> read_prompt(Engine& dense, std::span<Engine* const> methods,
+                                      std::span<const int32_t> prompt,
                                       const EvaluationOptions& options, double& seconds) {
   const auto start = std::chrono::steady_clock::now();
-  auto sequence = dense.new_sequence(static_cast<int64_t>(prompt.size()));
+  const auto size = static_cast<int64_t>(prompt.size());
+  auto sequence =
+      dense.new_sequence(size, queries_to_keep(dense.model(), methods, size, options.query_bytes));
   dense.prefill(*sequence, prompt,
                 [&](int64_t) { return !(options.cancel && options.cancel->load()); });
   seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -136,8 +153,8 @@ struct AskedSample {
   std::unique_ptr<Sequence> read;
 };
 
-AskedSample read_sample(Engine& dense, const Suite& suite, const SampleRequest& request,
-                        const EvaluationOptions& options) {
+AskedSample read_sample(Engine& dense, std::span<Engine* const> methods, const Suite& suite,
+                        const SampleRequest& request, const EvaluationOptions& options) {
   AskedSample asked{.sample = suite.make(request), .turns = {}, .read_seconds = 0, .read = nullptr};
   for (const Turn& turn : asked.sample.turns) {
     AskedTurn& next = asked.turns.emplace_back();
@@ -146,7 +163,7 @@ AskedSample read_sample(Engine& dense, const Suite& suite, const SampleRequest& 
     next.limit = answer_limit(turn, static_cast<int64_t>(next.prompt.size()), request, options);
   }
   // All prompts begin with the document, so what the first has read serves every turn and method.
-  asked.read = read_prompt(dense, asked.turns.front().prompt, options, asked.read_seconds);
+  asked.read = read_prompt(dense, methods, asked.turns.front().prompt, options, asked.read_seconds);
   return asked;
 }
 
@@ -276,8 +293,10 @@ void evaluate_samples(Engine& dense, std::span<const SampleJob> jobs, const Suit
                       const EvaluationOptions& options,
                       const std::function<void(size_t, size_t, const ResultRow&)>& emit) {
   std::vector<AskedSample> samples;
+  EvaluationOptions share = options;
+  share.query_bytes /= std::max<size_t>(1, jobs.size());
   for (const SampleJob& job : jobs) {
-    samples.push_back(read_sample(dense, suite, job.request, options));
+    samples.push_back(read_sample(dense, job.methods, suite, job.request, share));
   }
   answer_densely(dense, jobs, samples, options);
   std::vector<Engine*> methods;  // in the order in which jobs name them

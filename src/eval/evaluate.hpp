@@ -17,6 +17,7 @@ struct EvaluationOptions {
   int64_t repeats = 1;                   // answers a turn, each with its own sampler seed
   SamplingOptions sampling;              // its seed is the run's
   size_t logit_bytes = size_t{1} << 30;  // dense logits kept for comparison, all turns of a sample
+  size_t query_bytes = size_t{1} << 30;  // queries kept of what is read, of all samples of a group
   size_t parallel = 1;                   // answers that one engine works on together
   const std::atomic<bool>* cancel = nullptr;
 };
@@ -40,9 +41,8 @@ void evaluate_samples(Engine& dense, std::span<const SampleJob> jobs, const Suit
                       const std::function<void(size_t job, size_t method, const ResultRow&)>& emit);
 
 /// One sample. Calls emit(i, row) when method i is done with all turns of the sample. `dense` runs
-/// policy full; a method that does too may be the same engine. All engines have the same model, KV
-/// type and chunk. Throws Error(kCancelled) when *cancel becomes true; rows emitted by then are
-/// whole.
+/// policy full; a method that does too may be the same engine. All engines have the same model and
+/// KV type. Throws Error(kCancelled) when *cancel becomes true; rows emitted by then are whole.
 void evaluate_sample(Engine& dense, std::span<Engine* const> methods, const Suite& suite,
                      const SampleRequest& request, const EvaluationOptions& options,
                      const std::function<void(size_t method, const ResultRow& row)>& emit);

@@ -1,11 +1,32 @@
 #include "kvcache/layer_cache.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/check.hpp"
 #include "kvcache/host_tier.hpp"
 
 namespace freekv {
+
+namespace {
+
+/// Copies the tokens [first, end), all of one page that begins with the token `page_begin` and
+/// stands in `slot` of `from`, to where they stand in a pool whose slots are logical pages.
+void copy_rows(const KvPool& from, int32_t slot, int64_t page_begin, const KvPool& to,
+               int64_t first, int64_t end) {
+  const size_t bytes = to.shape.token_bytes();
+  for (int64_t t = first; t < end; ++t) {
+    const size_t source = static_cast<size_t>(t - page_begin) * from.token_stride();
+    const auto page = static_cast<int32_t>(t / to.shape.page);
+    const size_t target = static_cast<size_t>(t % to.shape.page) * to.token_stride();
+    for (int h = 0; h < to.shape.heads; ++h) {
+      std::memcpy(to.keys(page, h) + target, from.keys(slot, h) + source, bytes);
+      std::memcpy(to.values(page, h) + target, from.values(slot, h) + source, bytes);
+    }
+  }
+}
+
+}  // namespace
 
 LayerPlan::LayerPlan(const CacheConfig& config, const CacheNeeds& needs, int layer) {
   const bool dense = layer < needs.dense_layers || config.max_context <= config.tokens.budget;
@@ -117,34 +138,31 @@ void LayerCache::append_token(ExecutionContext& ctx, int64_t position, View<cons
                      std::span(&slot, 1), static_cast<int>(position % layout_.page()));
 }
 
-void LayerCache::read_tokens(ExecutionContext& ctx, int64_t tokens, bool decoding, int64_t first,
-                             View<float, 3> k, View<float, 3> v) const {
-  const int64_t end = first + k.shape(0);
-  const int32_t first_page = layout_.complete_pages(first);
-  const int32_t complete = layout_.complete_pages(tokens);
-  ctx.pool().parallel_for(layout_.pages(end) - first_page, 1, [&](int64_t from, int64_t to, int) {
-    Buffer page_memory(plan_.budgeted ? shape_.slot_bytes() : 0);
-    for (auto page = static_cast<int32_t>(first_page + from); page < first_page + to; ++page) {
-      KvPool pool = fast_;
-      int32_t slot = plan_.budgeted ? layout_.common_slot(page) : page;
-      if (plan_.budgeted && (page < complete || !decoding)) {
-        pool = {page_memory.data(), shape_, KvLayout::kHND, 1};
-        slot = 0;
-        for (int h = 0; h < shape_.heads; ++h) slow_->read(page, h, pool.keys(0, h));
-      }
-      const int64_t page_begin = int64_t{page} * layout_.page();
-      for (int64_t t = std::max(first, page_begin); t < std::min(end, page_begin + layout_.page());
-           ++t) {
-        const size_t offset = static_cast<size_t>(t - page_begin) * pool.token_stride();
-        for (int h = 0; h < shape_.heads; ++h) {
-          for (int e = 0; e < shape_.head_dim; ++e) {
-            k[t - first][h][e] = load_element(shape_.dtype, pool.keys(slot, h) + offset, e);
-            v[t - first][h][e] = load_element(shape_.dtype, pool.values(slot, h) + offset, e);
+void LayerCache::append_from(ExecutionContext& ctx, const LayerCache& from, int64_t tokens,
+                             bool decoding, int64_t first, int64_t count) {
+  const int64_t end = first + count;
+  const int page_tokens = from.layout_.page();  // the pages of the two may differ in size
+  const int32_t first_page = from.layout_.complete_pages(first);
+  const int32_t complete = from.layout_.complete_pages(tokens);
+  const KvPool to = prefill_pool();
+  ctx.pool().parallel_for(
+      from.layout_.pages(end) - first_page, 1, [&](int64_t begin, int64_t last, int) {
+        Buffer page_memory(from.plan_.budgeted ? from.shape_.slot_bytes() : 0);
+        for (auto page = static_cast<int32_t>(first_page + begin); page < first_page + last;
+             ++page) {
+          KvPool pool = from.fast_;
+          int32_t slot = from.plan_.budgeted ? from.layout_.common_slot(page) : page;
+          if (from.plan_.budgeted && (page < complete || !decoding)) {
+            pool = {page_memory.data(), from.shape_, KvLayout::kHND, 1};
+            slot = 0;
+            for (int h = 0; h < shape_.heads; ++h) from.slow_->read(page, h, pool.keys(0, h));
           }
+          const int64_t page_begin = int64_t{page} * page_tokens;
+          copy_rows(pool, slot, page_begin, to, std::max(first, page_begin),
+                    std::min(end, page_begin + page_tokens));
         }
-      }
-    }
-  });
+      });
+  build_sketches(ctx, layout_.complete_pages(first), layout_.complete_pages(end));
 }
 
 void LayerCache::page_filled(int head, int32_t page) {

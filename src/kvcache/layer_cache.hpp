@@ -59,10 +59,10 @@ class LayerCache {
   void resume_prefill(int64_t tokens);
   void append_token(ExecutionContext& ctx, int64_t position, View<const float, 2> k,
                     View<const float, 2> v);
-  /// SequenceCache::read_tokens(); of `tokens` in all, an unfinished page is in the fast tier when
-  /// `decoding`.
-  void read_tokens(ExecutionContext& ctx, int64_t tokens, bool decoding, int64_t first,
-                   View<float, 3> k, View<float, 3> v) const;
+  /// SequenceCache::append_from() of the tokens from `first` on: `from` has `tokens` in all, and an
+  /// unfinished page in its fast tier when `decoding`.
+  void append_from(ExecutionContext& ctx, const LayerCache& from, int64_t tokens, bool decoding,
+                   int64_t first, int64_t count);
   /// One head of a page that filled in decode: sketched and written to the slow tier.
   void page_filled(int head, int32_t page);
   void reset();

@@ -70,6 +70,11 @@ struct SequenceCache::Impl {
     }
   }
 
+  PrefillPages prefill_pages(LayerCache& layer, int64_t end) const {
+    const auto pages = static_cast<size_t>(layout.pages(end));
+    return {layer.prefill_pool(), std::span<const int32_t>(page_slots).first(pages)};
+  }
+
   void check_room(int64_t count) const {
     check_argument(tokens + count <= config.max_context,
                    "the context would be {} tokens, its limit is {}", tokens + count,
@@ -128,8 +133,12 @@ SequenceCache::PrefillPages SequenceCache::append_chunk(ExecutionContext& ctx, i
   LayerCache& cache = this->layer(layer);
   cache.append_chunk(ctx, impl.tokens, impl.page_slots, k, v);
   impl.chunk_tokens = k.shape(0);
-  const auto pages = static_cast<size_t>(impl.layout.pages(impl.tokens + k.shape(0)));
-  return {cache.prefill_pool(), std::span<const int32_t>(impl.page_slots).first(pages)};
+  return impl.prefill_pages(cache, impl.tokens + k.shape(0));
+}
+
+SequenceCache::PrefillPages SequenceCache::prefill_pages(int layer) {
+  check_internal(!impl_->decoding, "layer {} is asked for a prompt's pages while decoding", layer);
+  return impl_->prefill_pages(this->layer(layer), impl_->tokens);
 }
 
 void SequenceCache::resume_prefill(ExecutionContext& ctx) {
@@ -233,14 +242,25 @@ bool SequenceCache::keeps_all() const {
   });
 }
 
-void SequenceCache::read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
-                                View<float, 3> v) const {
-  const Impl& impl = *impl_;
-  check_argument(keeps_all(), "layer {} no longer holds the tokens from {} on", layer, first);
-  check_argument(first >= 0 && first + k.shape(0) <= impl.tokens,
-                 "tokens {} to {} are read, there are {}", first, first + k.shape(0), impl.tokens);
-  impl.layers[static_cast<size_t>(layer)]->read_tokens(ctx, impl.tokens, impl.decoding, first, k,
-                                                       v);
+void SequenceCache::append_from(ExecutionContext& ctx, const SequenceCache& from, int64_t count) {
+  Impl& impl = *impl_;
+  const Impl& other = *from.impl_;
+  check_argument(from.keeps_all(), "the other sequence no longer holds the tokens from {} on",
+                 impl.tokens);
+  check_argument(impl.tokens + count <= other.tokens, "tokens {} to {} are taken, there are {}",
+                 impl.tokens, impl.tokens + count, other.tokens);
+  KvShape shape = other.config.shape;
+  shape.page = impl.config.shape.page;
+  check_argument(shape == impl.config.shape && impl.layers.size() == other.layers.size(),
+                 "KV is taken from a cache of another shape");
+  impl.check_room(count);
+  resume_prefill(ctx);
+  for (size_t i = 0; i < impl.layers.size(); ++i) {
+    impl.layers[i]->append_from(ctx, *other.layers[i], other.tokens, other.decoding, impl.tokens,
+                                count);
+  }
+  impl.chunk_tokens = count;
+  commit_chunk(count);
 }
 
 void SequenceCache::truncate(ExecutionContext& ctx, int64_t tokens) {

@@ -49,6 +49,8 @@ class SequenceCache {
   };
   PrefillPages append_chunk(ExecutionContext& ctx, int layer, View<const float, 3> k,
                             View<const float, 3> v);
+  /// The same of the tokens() that are there, between two chunks.
+  PrefillPages prefill_pages(int layer);
   /// All layers have the chunk of `count` tokens.
   void commit_chunk(int64_t count);
   /// After the last chunk: sketches, and what decode needs in the fast tier.
@@ -82,11 +84,11 @@ class SequenceCache {
 
   /// Whether the KV of all tokens() is still somewhere: not so once a policy dropped the prompt's.
   bool keeps_all() const;
-  /// Copies K and V of the tokens from `first` on of `layer` out of whichever tier holds them, as
-  /// f32: k, v [T, M, d]. For another sequence with the same prefix. Throws Error(kInvalidArgument)
-  /// when they were dropped or do not exist. May allocate; not between append and commit.
-  void read_tokens(ExecutionContext& ctx, int layer, int64_t first, View<float, 3> k,
-                   View<float, 3> v) const;
+  /// Appends the next `count` tokens with the KV that another cache has of them, in whichever tier
+  /// and with whatever page size, as it is stored: equal to append_chunk() of these tokens in every
+  /// layer and commit_chunk(). Shapes must be the same but for the page. Throws
+  /// Error(kInvalidArgument) when the other dropped them or has no such tokens. May allocate.
+  void append_from(ExecutionContext& ctx, const SequenceCache& from, int64_t count);
 
   /// Keeps the first `tokens` only, ready for a further prompt after them; counters begin anew.
   /// Throws Error(kInvalidArgument) unless keeps_all() and there are as many.

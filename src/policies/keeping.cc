@@ -36,14 +36,32 @@ KeepingState::KeepingState(const CacheConfig& config, const CacheNeeds& needs)
   scratch_size_ = attention_mass_scratch(decode_block(config, nullptr), config.shape, attended_);
   const size_t rows = static_cast<size_t>(config.layers) * heads_;
   mass_.resize(rows * max_pages_);
+  prompt_mass_.resize(mass_.size());
   undecided_.resize(rows);
   scratch_.resize(heads_ * scratch_size_);
   row_mass_.resize(heads_ * attended_);
 }
 
+void KeepingState::remember_prompt() {
+  std::copy(mass_.begin(), mass_.end(), prompt_mass_.begin());
+  remembers_ = true;
+}
+
+bool KeepingState::rewind() {
+  if (!remembers_) return false;
+  std::copy(prompt_mass_.begin(), prompt_mass_.end(), mass_.begin());
+  forget();
+  return true;
+}
+
 std::span<double> KeepingState::mass(int layer, int head) {
   const size_t row = static_cast<size_t>(layer) * heads_ + static_cast<size_t>(head);
   return std::span(mass_).subspan(row * max_pages_, max_pages_);
+}
+
+View<double, 2> KeepingState::layer_mass(int layer) {
+  const size_t first = static_cast<size_t>(layer) * heads_ * max_pages_;
+  return View<double, 2>(mass_.data() + first, heads_, max_pages_);
 }
 
 int32_t& KeepingState::undecided(int layer, int head) {
@@ -58,39 +76,16 @@ std::span<double> KeepingState::row_mass(int head) {
   return std::span(row_mass_).subspan(static_cast<size_t>(head) * attended_, attended_);
 }
 
-void for_query_blocks(
-    const PromptQueries& queries,
-    FunctionRef<void(int, const AttentionRow&, const QueryBlock&, std::span<float>)> body) {
-  // Enough tokens that converting a page's keys costs little beside their products.
-  constexpr int64_t kBlockTokens = 16;
-  const KvShape& shape = queries.pool.shape;
-  const View<const float, 3>& q = queries.q;
-  const int64_t group = q.shape(1) / shape.heads, dim = q.shape(2);
-  queries.ctx.pool().parallel_for(shape.heads, 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> scratch;
-    for (auto head = static_cast<int>(begin); head < end; ++head) {
-      for (int64_t t = 0; t < q.shape(0); t += kBlockTokens) {
-        const int64_t tokens = std::min(kBlockTokens, q.shape(0) - t);
-        const int64_t seen = queries.position + t + tokens;
-        const auto pages = static_cast<size_t>((seen + shape.page - 1) / shape.page);
-        const QueryBlock block{q[t][head * group].data(), q.shape(1) * dim, tokens, group, dim};
-        const AttentionRow row{queries.pool, head, queries.slots.first(pages),
-                               static_cast<int>((seen - 1) % shape.page) + 1};
-        scratch.resize(attention_mass_scratch(block, shape, pages));
-        body(head, row, block, scratch);
-      }
-    }
-  });
-}
-
 void add_prompt_mass(const PromptQueries& queries) {
   if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
-  KeepingState& state = state_of(queries.sequence);
-  for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
-                                std::span<float> scratch) {
-    add_page_mass(queries.backend, row, block, queries.scale, scratch,
-                  state.mass(queries.layer, head));
-  });
+  queries.backend.prefill_mass(queries.ctx,
+                               {.q = queries.q,
+                                .pool = queries.pool,
+                                .slots = queries.slots,
+                                .position = queries.position,
+                                .scale = queries.scale,
+                                .mass = state_of(queries.sequence).layer_mass(queries.layer),
+                                .unit = queries.pool.shape.page});
 }
 
 void keep_of_prompt(ExecutionContext& ctx, Backend& backend, const PolicySequence& sequence) {

@@ -17,8 +17,15 @@ class KeepingState : public RetrievalState {
  public:
   KeepingState(const CacheConfig& config, const CacheNeeds& needs);
 
+  /// The prompt's queries have been seen: what rewind() brings back. Looking at them may cost as
+  /// much as reading the prompt, and what they came to is little.
+  void remember_prompt();
+  bool rewind() override;
+
   /// Of each page, what the policy gathers about it [max_pages]; zero at first.
   std::span<double> mass(int layer, int head);
+  /// That of all heads [M, max_pages].
+  View<double, 2> layer_mass(int layer);
   /// First page of the layer's head that was no candidate yet.
   int32_t& undecided(int layer, int head);
   /// Scratch to compute the attention mass of one decode row of this head, and the result.
@@ -30,18 +37,13 @@ class KeepingState : public RetrievalState {
   size_t max_pages_;
   size_t attended_;
   size_t scratch_size_;
-  std::vector<double> mass_;        // [layers][heads][max_pages]
+  std::vector<double> mass_;         // [layers][heads][max_pages]
+  std::vector<double> prompt_mass_;  // the same, as remembered
+  bool remembers_ = false;
   std::vector<int32_t> undecided_;  // [layers][heads]
   std::vector<float> scratch_;      // [heads][scratch_size_]
   std::vector<double> row_mass_;    // [heads][attended pages]
 };
-
-/// Calls body(head, row, block, scratch) for the queries of a prompt, on the workers, each head one
-/// worker's, blocks in order of tokens. `row` holds the pages that the block's last query sees.
-void for_query_blocks(const PromptQueries& queries,
-                      FunctionRef<void(int head, const AttentionRow& row, const QueryBlock& block,
-                                       std::span<float> scratch)>
-                          body);
 
 /// Adds the attention of a prompt's queries to KeepingState::mass of the pages it went to.
 void add_prompt_mass(const PromptQueries& queries);

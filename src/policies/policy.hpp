@@ -1,9 +1,9 @@
 // A retrieval method: which pages each KV head attends to, and what moves between the tiers.
 //
 // A policy is one file in methods/: five hooks and a description. Per-sequence state lives in a
-// PolicyState of its own, made for each sequence and dropped with it, so that nothing survives
-// into the next request. The decode step calls, per layer: begin_layer, pages_for, attention,
-// after_attention (architecture.md, "The decode step is one page of code").
+// PolicyState of its own, made for each request and dropped with it, so that nothing survives into
+// the next (but see PolicyState::rewind). The decode step calls, per layer: begin_layer, pages_for,
+// attention, after_attention (architecture.md, "The decode step is one page of code").
 #pragma once
 
 #include <functional>
@@ -26,6 +26,9 @@ namespace freekv {
 class PolicyState {
  public:
   virtual ~PolicyState() = default;
+  /// Becomes what it was when the prompt's queries had all been seen, before on_prefill: for the
+  /// same prompt once more, whose queries are then not shown again. False where that is not known.
+  virtual bool rewind() { return false; }
 };
 
 /// What a policy may ask of the model, which stands above it: implemented by the engine. Calls

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/engine_options.hpp"
+#include "engine/host_runner.hpp"
 #include "kvcache/page_layout.hpp"
 #include "tiny_model.hpp"
 
@@ -64,19 +65,24 @@ class FakeDevice final : public DeviceModel {
     }
     return out;
   }
-  static float held(int layer, int64_t token, int64_t head, int64_t i) {
-    return static_cast<float>(100 * layer + token) + 0.5f * static_cast<float>(head) -
-           static_cast<float>(i);
+  struct ReadCall {
+    int layer;
+    int64_t first, count;
+  };
+  static std::vector<ReadCall>& reads() {
+    static std::vector<ReadCall> calls;
+    return calls;
+  }
+  static float& scale() {
+    static float value = 1;
+    return value;
   }
   void read_tokens(int32_t, int32_t layer, int64_t first, View<float, 3> k,
                    View<float, 3> v) const override {
-    for (int64_t t = 0; t < k.shape(0); ++t) {
-      for (int64_t head = 0; head < k.shape(1); ++head) {
-        for (int64_t i = 0; i < k.shape(2); ++i) {
-          k[t][head][i] = held(layer, first + t, head, i);
-          v[t][head][i] = -held(layer, first + t, head, i);
-        }
-      }
+    reads().push_back({layer, first, k.shape(0)});
+    for (int64_t i = 0; i < k.size(); ++i) {
+      k.data()[i] = static_cast<float>((i + first) % 7) - 3;
+      v.data()[i] = scale() * static_cast<float>((i + first) % 5);
     }
   }
   void counters(int32_t, std::span<LayerCounters> out) const override {
@@ -263,8 +269,7 @@ TEST_F(DeviceRunnerTest, PrefillIsToldWhatAnotherSequenceHasInCommon) {
   EXPECT_EQ(taken(prompt, other.get()), 0);
 }
 
-// Whole chunks of 8; the last token's logits are computed, and the KV of policies that want all
-// queries.
+// The last token's logits are computed, and the KV of policies that want all queries.
 TEST_F(DeviceRunnerTest, TheHostGoesOnFromWhatADeviceHasRead) {
   const auto dense = make("full");
   const auto source = dense->new_sequence(512);
@@ -277,27 +282,29 @@ TEST_F(DeviceRunnerTest, TheHostGoesOnFromWhatADeviceHasRead) {
     const auto policy = make_policy(name);
     const auto host = make_host_runner(model_, *policy, options_, nullptr);
     const auto sequence = host->new_sequence(512);
+    source->started = false;
     host->prefill(*sequence, prompt, nullptr, source.get());
     EXPECT_EQ(sequence->kept_tokens(), 0) << name << ": the source has not started";
     source->started = true;
-    host->prefill(*sequence, prompt, nullptr, source.get());
-    source->started = false;
-    ExecutionContext ctx(1);
-    const KvShape kv = sequence->known().kv;
-    std::vector<float> k(static_cast<size_t>(16 * kv.heads * kv.head_dim)), v(k);
-    const View<float, 3> keys(k.data(), 16, kv.heads, kv.head_dim);
-    const View<float, 3> values(v.data(), 16, kv.heads, kv.head_dim);
-    for (int layer = 0; sequence->kept_tokens() > 0 && layer < 3; ++layer) {
-      sequence->read_tokens(ctx, layer, 0, keys, values);
-      for (int64_t t = 0; t < 16; ++t) {
-        EXPECT_EQ(keys[t][1][3], FakeDevice::held(layer, t, 1, 3)) << name;
-        EXPECT_EQ(values[t][1][3], -FakeDevice::held(layer, t, 1, 3)) << name;
-      }
+    FakeDevice::reads().clear();
+    const auto logits = host->prefill(*sequence, prompt, nullptr, source.get());
+    const float first = logits[0];
+    // Every token of every layer once, in order.
+    std::vector<int64_t> next(3, 0);
+    for (const auto& [layer, from, count] : FakeDevice::reads()) {
+      EXPECT_EQ(from, next[static_cast<size_t>(layer)]) << name;
+      next[static_cast<size_t>(layer)] += count;
+    }
+    EXPECT_THAT(next, testing::Each(sequence->kept_tokens())) << name;
+    if (sequence->kept_tokens() > 0) {  // what was read is what is attended to
+      FakeDevice::scale() = 2;
+      EXPECT_NE(host->prefill(*sequence, prompt, nullptr, source.get())[0], first) << name;
+      FakeDevice::scale() = 1;
     }
     return sequence->kept_tokens();
   };
-  EXPECT_EQ(kept("full"), 16);
-  EXPECT_EQ(kept("oracle"), 16);
+  EXPECT_EQ(kept("full"), 20);
+  EXPECT_EQ(kept("oracle"), 20);
   EXPECT_EQ(kept("h2o"), 0);
   options_.kv_type = "bf16";
   EXPECT_EQ(kept("full"), 0);  // KV of another type

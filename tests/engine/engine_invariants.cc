@@ -167,6 +167,58 @@ TEST_P(EveryPolicy, ACopiedPrefixEqualsAComputedOne) {
   }
 }
 
+// With the queries of the other's prompt nothing but the last token is computed, even where the
+// policy looks at them; where the prompts part, what follows is.
+TEST_P(EveryPolicy, APrefixWithItsQueriesIsNotComputedAgain) {
+  auto tokens = random_tokens(290, 19);
+  EngineOptions dense_options = options();
+  dense_options.policy = "full";
+  Engine dense(dense_options), engine(options());
+  const auto source = dense.new_sequence(0, 260), sequence = engine.new_sequence();
+  dense.prefill(*source, std::span(tokens).first(250));
+  Sequence* const batch[] = {source.get()};
+  dense.decode(batch, std::span(tokens).first(1));
+  expect_as_computed(run(engine, *sequence, tokens, 250, source.get()),
+                     run(options(), tokens, 250));
+  if (!on_device()) {
+    EXPECT_EQ(sequence->kept_tokens(), 249);
+  }
+  tokens[230] ^= 1;
+  expect_as_computed(run(engine, *sequence, tokens, 250, source.get()),
+                     run(options(), tokens, 250));
+  if (!on_device()) {
+    EXPECT_EQ(sequence->kept_tokens(), 230);
+  }
+  // Of fewer tokens than a policy that looks at all of them asks for.
+  const auto last = dense.new_sequence(0, 40);
+  dense.prefill(*last, std::span(tokens).first(250));
+  const auto third = engine.new_sequence();
+  expect_as_computed(run(engine, *third, tokens, 250, last.get()), run(options(), tokens, 250));
+  const int64_t observed = engine.observed_tokens(250);
+  EXPECT_EQ(observed, std::min<int64_t>(250, observed_tokens()));
+  if (!on_device()) {
+    EXPECT_EQ(third->kept_tokens(), observed <= 40 ? 249 : 250 - observed);
+  }
+}
+
+// The same prompt once more in one sequence, of which a policy may remember what it saw; another in
+// between is not taken for it.
+TEST_P(EveryPolicy, APromptTwiceEqualsAFreshOne) {
+  const auto tokens = random_tokens(290, 20), other = random_tokens(280, 21);
+  EngineOptions dense_options = options();
+  dense_options.policy = "full";
+  Engine dense(dense_options), engine(options());
+  const auto source = dense.new_sequence(), sequence = engine.new_sequence();
+  dense.prefill(*source, std::span(tokens).first(250));
+  const Logits fresh = run(options(), tokens, 250);
+  expect_as_computed(run(engine, *sequence, tokens, 250, source.get()), fresh);
+  expect_as_computed(run(engine, *sequence, tokens, 250, source.get()), fresh);
+  EXPECT_EQ(run(engine, *sequence, tokens, 250), fresh);
+  run(engine, *sequence, other, 250);
+  EXPECT_EQ(run(engine, *sequence, tokens, 250), fresh);
+  EXPECT_EQ(run(engine, *sequence, tokens, 240), run(options(), tokens, 240));
+}
+
 // From dense attention to the policy and back, after either has decoded on, across the end of a
 // page.
 TEST_P(EveryPolicy, AWholePromptOfAnotherPolicyEqualsAComputedOne) {

@@ -76,7 +76,7 @@ TEST(PolicyModel, ProjectsAndTurnsAsTheDecodeStepDoes) {
   const StepContext step{ctx, *backend, model, policy, workspace};
   const PolicySequence sequence{cache, *state, &view};
   const std::vector<int32_t> prompt(37, 65);
-  prefill(step, sequence, prompt, 32, {}, nullptr);
+  prefill(step, sequence, prompt, 32, {}, nullptr, nullptr);
   for (const int32_t token : {7, 99, 200}) {
     decode_step(step, std::span(&sequence, 1), std::span(&token, 1));
   }

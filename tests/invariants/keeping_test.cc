@@ -315,10 +315,9 @@ TEST(PoliciesWithoutASlowTier, NeverReturnADroppedPage) {
       };
       driver.decode(*sequence, 180);
       for (const auto& [row, gone] : dropped) EXPECT_GE(gone.size(), 4u) << descriptor.name;
-      // Nor is any of the prompt left to be read.
-      std::vector<float> kv(static_cast<size_t>(setup.kv_heads * setup.dim));
-      const View<float, 3> one(kv.data(), 1, setup.kv_heads, setup.dim);
-      EXPECT_THROW(sequence->cache.read_tokens(driver.ctx(), 0, 0, one, one), Error);
+      // Nor is any of the prompt left for another to take over.
+      EXPECT_THROW(driver.make_sequence(19)->cache.append_from(driver.ctx(), sequence->cache, 1),
+                   Error);
     }
   }
   EXPECT_GE(policies, 3);

@@ -44,40 +44,52 @@ TEST_P(Prompts, MayFollowDecodeSteps) {
   }
 }
 
-TEST_P(Prompts, CanBeReadBack) {
-  Scenario setup;
-  setup.dtype = DType::kF32;
-  Driver driver(setup, GetParam());
-  const auto sequence = driver.make_sequence(8);
-  driver.prefill(*sequence, 205);
-  std::vector<float> k(static_cast<size_t>(230 * setup.kv_heads * setup.dim));
-  std::vector<float> v(k.size());
-  std::vector<float> want_k(static_cast<size_t>(setup.kv_heads * setup.dim));
-  std::vector<float> want_v(want_k.size());
-  const auto read = [&](int64_t first, int64_t count) {
+// Into a cache that keeps everything in place, with pages of another size or the same, in pieces
+// that begin and end anywhere.
+TEST_P(Prompts, CanBeTakenOver) {
+  for (const int page : {16, 24}) {
+    Scenario setup;
+    setup.dtype = DType::kF32;
+    Driver driver(setup, GetParam());
+    const auto sequence = driver.make_sequence(8);
+    driver.prefill(*sequence, 205);
+    setup.page = page;
+    Driver dense(setup, "full");
+    const auto other = dense.make_sequence(8);
+    if (!sequence->cache.keeps_all()) {
+      EXPECT_THROW(other->cache.append_from(driver.ctx(), sequence->cache, 1), Error);
+      continue;
+    }
+    const auto take = [&](int64_t count) {
+      other->cache.append_from(driver.ctx(), sequence->cache, count);
+    };
+    take(33);
+    take(1);
+    take(171);
+    driver.decode(*sequence, 22);
+    take(15);
+    take(7);
+    EXPECT_THROW(take(1), Error);
+    ASSERT_EQ(other->cache.tokens(), 227);
+    std::vector<float> want_k(static_cast<size_t>(setup.kv_heads * setup.dim));
+    std::vector<float> want_v(want_k.size());
+    const View<float, 2> k(want_k.data(), setup.kv_heads, setup.dim);
+    const View<float, 2> v(want_v.data(), setup.kv_heads, setup.dim);
     for (int layer = 0; layer < setup.layers; ++layer) {
-      const View<float, 3> keys(k.data(), count, setup.kv_heads, setup.dim);
-      const View<float, 3> values(v.data(), count, setup.kv_heads, setup.dim);
-      sequence->cache.read_tokens(driver.ctx(), layer, first, keys, values);
-      for (int64_t t = 0; t < count; ++t) {
-        const View<float, 2> one_k(want_k.data(), setup.kv_heads, setup.dim);
-        const View<float, 2> one_v(want_v.data(), setup.kv_heads, setup.dim);
-        sequence->inputs.key_value(layer, first + t, one_k, one_v);
-        ASSERT_TRUE(std::equal(want_k.begin(), want_k.end(), keys[t].data())) << first + t;
-        ASSERT_TRUE(std::equal(want_v.begin(), want_v.end(), values[t].data())) << first + t;
+      const auto pages = other->cache.prefill_pages(layer);
+      for (int64_t t = 0; t < 227; ++t) {
+        sequence->inputs.key_value(layer, t, k, v);
+        const int32_t slot = pages.slots[static_cast<size_t>(t / page)];
+        const size_t at = static_cast<size_t>(t % page) * pages.pool.token_stride();
+        for (int h = 0; h < setup.kv_heads; ++h) {
+          for (int e = 0; e < setup.dim; ++e) {
+            ASSERT_EQ(load_element(setup.dtype, pages.pool.keys(slot, h) + at, e), k[h][e]) << t;
+            ASSERT_EQ(load_element(setup.dtype, pages.pool.values(slot, h) + at, e), v[h][e]) << t;
+          }
+        }
       }
     }
-  };
-  if (!sequence->cache.keeps_all()) {
-    EXPECT_THROW(read(0, 1), Error);
-    return;
   }
-  read(0, 205);
-  driver.decode(*sequence, 22);
-  read(0, 227);
-  read(33, 1);
-  read(200, 27);
-  EXPECT_THROW(read(200, 28), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Prompts, testing::ValuesIn(main_specifications()),

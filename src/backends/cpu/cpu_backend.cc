@@ -11,6 +11,7 @@ void CpuBackend::reserve(ExecutionContext& ctx, const BackendLimits& limits) {
   linear_prefill_.reserve(ctx, limits);
   decode_attention_.reserve(ctx, limits);
   prefill_attention_.reserve(ctx, limits);
+  prefill_mass_.reserve(ctx, limits);
 }
 
 void CpuBackend::embed(ExecutionContext& ctx, const WeightView& table, std::span<const int32_t> ids,
@@ -65,6 +66,10 @@ void CpuBackend::decode_attention(ExecutionContext& ctx, View<const float, 3> q,
 
 void CpuBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) {
   cpu::prefill_attention(ctx, prefill_attention_, params);
+}
+
+void CpuBackend::prefill_mass(ExecutionContext& ctx, const PrefillMass& params) {
+  cpu::prefill_mass(ctx, prefill_mass_, params);
 }
 
 void CpuBackend::build_box_sketch(const KvPool& pool, int32_t slot, int head,

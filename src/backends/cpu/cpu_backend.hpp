@@ -6,6 +6,7 @@
 #include "backends/cpu/linear.hpp"
 #include "backends/cpu/linear_prefill.hpp"
 #include "backends/cpu/prefill_attention.hpp"
+#include "backends/cpu/prefill_mass.hpp"
 
 namespace freekv {
 
@@ -35,6 +36,7 @@ class CpuBackend final : public Backend {
                         std::span<const AttentionRow> rows, float scale,
                         View<float, 3> out) override;
   void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) override;
+  void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) override;
   void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
                         int64_t page) override;
   void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,
@@ -57,6 +59,7 @@ class CpuBackend final : public Backend {
   cpu::LinearPrefillScratch linear_prefill_;
   cpu::DecodeAttentionScratch decode_attention_;
   cpu::PrefillAttentionScratch prefill_attention_;
+  cpu::PrefillMassScratch prefill_mass_;
 };
 
 }  // namespace freekv

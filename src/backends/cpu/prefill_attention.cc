@@ -11,116 +11,75 @@
 #define HWY_TARGET_INCLUDE "backends/cpu/prefill_attention.cc"
 #include <hwy/foreach_target.h>
 // foreach_target.h before what it re-includes
-#include "backends/cpu/exp2_inl.hpp"
-#include "backends/cpu/gemm_inl.hpp"
+#include "backends/cpu/prefill_tile_inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace freekv::cpu::HWY_NAMESPACE {
 
-// Keys [first, first + count) of a head as panels, values as rows; values that fill up the last
-// panel are zero, since zero weights are multiplied with them.
-template <DType kType>
-void load_keys_and_values(const PrefillAttention& p, int head, int64_t first, size_t count,
-                          const PrefillWorkspace& work, size_t value_stride) {
-  const KvPool& pool = p.pool;
-  const size_t stride = pool.token_stride();
-  const auto d = static_cast<size_t>(pool.shape.head_dim);
-  const auto slot = [&](int64_t token) {
-    return p.slots[static_cast<size_t>(token / pool.shape.page)];
-  };
-  const auto offset = [&](int64_t token) {
-    return static_cast<size_t>(token % pool.shape.page) * stride;
-  };
-  const size_t cols = panel_cols();
-  for (size_t i = 0; i < count; i += cols) {
-    const auto load = [&](size_t r, size_t e, size_t n, float* out) {
-      const int64_t token = first + static_cast<int64_t>(i + r);
-      load_floats<kType>(pool.keys(slot(token), head) + offset(token), e, n, out);
-    };
-    pack_panel(std::min(cols, count - i), d, load, work.keys + i * d);
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const int64_t token = first + static_cast<int64_t>(i);
-    load_floats<kType>(pool.values(slot(token), head) + offset(token), 0, d,
-                       work.values + i * value_stride);
-  }
-  std::fill(work.values + count * value_stride, work.values + round_up(count, cols) * value_stride,
-            0.0f);
-}
-
-// One row's step of the running softmax: scores [n] of which the first `visible` count become
-// weights; what was summed before is rescaled to the new highest score.
-HWY_INLINE void softmax_row(float* HWY_RESTRICT scores, size_t visible, size_t n, float& high,
-                            float& mass, float* HWY_RESTRICT sum, size_t d) {
-  const DF df;
-  const size_t lanes = hn::Lanes(df);
-  const size_t unit = 2 * lanes;  // two chains; panels are a multiple of it
-  const size_t used = std::min(n, round_up(visible, unit));
-  std::fill(scores + visible, scores + used, -std::numeric_limits<float>::infinity());
-  std::fill(scores + used, scores + n, 0.0f);
-  VF high0 = hn::Set(df, high);
-  VF high1 = high0;
-  for (size_t i = 0; i < used; i += unit) {
-    high0 = hn::Max(high0, hn::Load(df, scores + i));
-    high1 = hn::Max(high1, hn::Load(df, scores + i + lanes));
-  }
-  const VF highest = hn::MaxOfLanes(df, hn::Max(high0, high1));
-  VF mass0 = hn::Zero(df);
-  VF mass1 = hn::Zero(df);
-  for (size_t i = 0; i < used; i += unit) {
-    const VF w0 = exp2(df, hn::Sub(hn::Load(df, scores + i), highest));
-    const VF w1 = exp2(df, hn::Sub(hn::Load(df, scores + i + lanes), highest));
-    mass0 = hn::Add(mass0, w0);
-    mass1 = hn::Add(mass1, w1);
-    hn::Store(w0, df, scores + i);
-    hn::Store(w1, df, scores + i + lanes);
-  }
-  const float now = hn::GetLane(highest);
-  const float added = hn::GetLane(hn::SumOfLanes(df, hn::Add(mass0, mass1)));
-  if (now > high) {
-    const VF shrink = exp2(df, hn::Sub(hn::Set(df, high), highest));
-    for (size_t e = 0; e < d; e += lanes) {
-      hn::Store(hn::Mul(hn::Load(df, sum + e), shrink), df, sum + e);
-    }
-    mass *= hn::GetLane(shrink);
-    high = now;
-  }
-  mass += added;
-}
-
-// sum [rows, d] += weights [rows, n] values [n, d], in strips of columns of nearly equal width.
-void add_values(size_t rows, const float* weights, const float* values, size_t n, float* sum,
-                size_t d) {
-  constexpr size_t kStretch = 128;  // values of a strip stay in the first-level cache
+// Calls body(first, vectors) for the strips of nearly equal width that d columns are cut into: at
+// most a tile wide, and each strip of a block's values lies together.
+template <class Body>
+HWY_INLINE void for_strips(size_t d, const Body& body) {
   const size_t lanes = hn::Lanes(DF());
   size_t left = d / lanes;
-  size_t strips = (left + kTileVectors - 1) / kTileVectors;
-  for (size_t e = 0; strips > 0; --strips) {
+  size_t first = 0;
+  for (size_t strips = (left + kTileVectors - 1) / kTileVectors; strips > 0; --strips) {
     const size_t vectors = (left + strips - 1) / strips;
-    for (size_t i = 0; i < n; i += kStretch) {
-      const auto strip = [&](auto width) {
-        if constexpr (width() <= kTileVectors) {
-          gemm_strip<width()>(rows, weights + i, kBlockKeys, values + i * d + e, d,
-                              std::min(kStretch, n - i), true, sum + e, d);
-        }
-      };
-      switch (vectors) {
-        case 1:
-          strip(std::integral_constant<size_t, 1>());
-          break;
-        case 2:
-          strip(std::integral_constant<size_t, 2>());
-          break;
-        case 3:
-          strip(std::integral_constant<size_t, 3>());
-          break;
-        default:
-          strip(std::integral_constant<size_t, 4>());
-      }
-    }
-    e += vectors * lanes;
+    body(first, vectors);
+    first += vectors * lanes;
     left -= vectors;
   }
+}
+
+// Values of tokens in strips [d / width][keys, width], from where their keys are and `to_values`
+// bytes on; those that fill up the last panel of keys are zero, since zero weights are multiplied
+// with them, and so is what d is padded with to `padded_d`. `row` is scratch of as many.
+template <DType kType>
+void load_values(const std::byte* const* keys, ptrdiff_t to_values, size_t count, size_t d,
+                 size_t padded_d, float* row, float* values) {
+  const DF df;
+  const size_t lanes = hn::Lanes(df);
+  std::fill_n(row, padded_d, 0.0f);
+  for (size_t i = 0; i < count; ++i) {
+    load_floats<kType>(keys[i] + to_values, 0, d, row);
+    for_strips(padded_d, [&](size_t first, size_t vectors) {
+      float* to = values + first * kBlockKeys + i * vectors * lanes;
+      for (size_t e = 0; e < vectors * lanes; e += lanes) {
+        hn::Store(hn::Load(df, row + first + e), df, to + e);
+      }
+    });
+  }
+  const size_t padding = round_up(count, panel_cols()) - count;
+  for_strips(padded_d, [&](size_t first, size_t vectors) {
+    std::fill_n(values + first * kBlockKeys + count * vectors * lanes, padding * vectors * lanes,
+                0.0f);
+  });
+}
+
+// sum [rows, d] += weights [rows, n] values [n, d], which lie in strips.
+void add_values(size_t rows, const float* weights, const float* values, size_t n, float* sum,
+                size_t d) {
+  for_strips(d, [&](size_t first, size_t vectors) {
+    const auto strip = [&](auto width) {
+      if constexpr (width() <= kTileVectors) {
+        gemm_strip<width()>(rows, weights, kBlockKeys, values + first * kBlockKeys,
+                            width() * hn::Lanes(DF()), n, true, sum + first, d);
+      }
+    };
+    switch (vectors) {
+      case 1:
+        strip(std::integral_constant<size_t, 1>());
+        break;
+      case 2:
+        strip(std::integral_constant<size_t, 2>());
+        break;
+      case 3:
+        strip(std::integral_constant<size_t, 3>());
+        break;
+      default:
+        strip(std::integral_constant<size_t, 4>());
+    }
+  });
 }
 
 // Attention of tokens [begin, end) of the chunk for the query heads of one KV head. A row's result
@@ -136,27 +95,25 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
   const size_t padded_rows = round_up(rows, kTileRows);
   const size_t stride = round_up(d, hn::Lanes(df));  // of values and sums
   const size_t cols = panel_cols();
+  const std::byte* keys[kBlockKeys];
+  const ptrdiff_t to_values = p.pool.values(0, head) - p.pool.keys(0, head);
   const auto first_query = [&](int64_t token) {
     return (static_cast<size_t>(token) * static_cast<size_t>(p.q.shape(1)) +
             static_cast<size_t>(head) * group) *
            d;
   };
 
-  for (size_t r = 0; r < rows; r += group) {
-    const float* from = p.q.data() + first_query(begin + static_cast<int64_t>(r / group));
-    for (size_t i = 0; i < group * d; ++i) work.q[r * d + i] = from[i] * (p.scale * kLog2E);
-  }
-  std::fill(work.q + rows * d, work.q + padded_rows * d, 0.0f);
+  load_queries(p.q, head, group, p.scale, begin, end, padded_rows, work.q);
   std::fill_n(work.sum, padded_rows * stride, 0.0f);
   std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
   std::fill_n(work.mass, padded_rows, 0.0f);
-  // The padding of the last dimension is multiplied with weights, but never read.
-  std::fill_n(work.values, kBlockKeys * stride, 0.0f);
 
   const int64_t all = p.position + end;  // keys that the last token sees
   for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
     const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
-    load_keys_and_values<kType>(p, head, first, count, work, stride);
+    list_keys(p.pool, p.slots, head, first, count, keys);
+    pack_keys<kType>(keys, count, d, work.keys);
+    load_values<kType>(keys, to_values, count, d, stride, work.scores, work.values);
     // Keys of this block that row r sees; rows of padding see as many as the last.
     const auto visible = [&](size_t r) {
       const int64_t token =
@@ -172,8 +129,9 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
                                  work.scores + i, kBlockKeys);
       }
       for (size_t s = 0; s < sub; ++s) {
-        softmax_row(work.scores + s * kBlockKeys, visible(r + s), n, work.high[r + s],
-                    work.mass[r + s], work.sum + (r + s) * stride, stride);
+        const float shrink = weigh_row(work.scores + s * kBlockKeys, visible(r + s), n,
+                                       work.high[r + s], work.mass[r + s]);
+        if (shrink != 1) scale_row(work.sum + (r + s) * stride, stride, shrink);
       }
       add_values(sub, work.scores, work.values, n, work.sum + r * stride, stride);
     }

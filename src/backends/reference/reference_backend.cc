@@ -4,6 +4,7 @@
 #include "backends/reference/elementwise.hpp"
 #include "backends/reference/kv.hpp"
 #include "backends/reference/prefill_attention.hpp"
+#include "backends/reference/prefill_mass.hpp"
 #include "backends/reference/selection.hpp"
 
 namespace freekv {
@@ -68,6 +69,10 @@ void ReferenceBackend::decode_attention(ExecutionContext& ctx, View<const float,
 
 void ReferenceBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) {
   reference::prefill_attention(ctx, params);
+}
+
+void ReferenceBackend::prefill_mass(ExecutionContext& ctx, const PrefillMass& params) {
+  reference::prefill_mass(ctx, params);
 }
 
 void ReferenceBackend::build_box_sketch(const KvPool& pool, int32_t slot, int head,

@@ -32,6 +32,7 @@ class ReferenceBackend final : public Backend {
                         std::span<const AttentionRow> rows, float scale,
                         View<float, 3> out) override;
   void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) override;
+  void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) override;
   void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
                         int64_t page) override;
   void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_t first,

@@ -4,7 +4,7 @@
 //
 // Kept and dropped here are pages, not tokens, and a KV head decides for its group. Sink pages are
 // always kept, as by every policy. The attention of all of a prompt's queries counts, as in the
-// paper, which costs as much as prefill's attention once more; `observe` limits it to the last
+// paper, which costs over half of prefill's attention once more; `observe` limits it to the last
 // ones.
 #include <algorithm>
 #include <limits>
@@ -36,6 +36,7 @@ class H2oPolicy final : public Policy {
 
   void on_prefill(ExecutionContext& ctx, Backend& backend,
                   const PolicySequence& sequence) override {
+    static_cast<KeepingState&>(sequence.state).remember_prompt();
     keep_of_prompt(ctx, backend, sequence);
   }
 

@@ -31,7 +31,8 @@ class InfiniGenState final : public RetrievalState {
     const auto dim = static_cast<size_t>(shape_.head_dim);
     const auto heads = static_cast<size_t>(shape_.heads);
     rank_ = std::max<int64_t>(1, std::lround(ratio * shape_.head_dim));
-    tokens_ = retrieves ? static_cast<size_t>(config.max_context) : 0;
+    // Whole pages: within one, tokens lie side by side.
+    tokens_ = retrieves ? static_cast<size_t>(config.max_pages() * shape_.page) : 0;
     const size_t rows = retrieves ? static_cast<size_t>(config.layers) * heads : 0;
     products_.resize(rows * dim * dim);
     turns_.resize(rows * static_cast<size_t>(rank_) * dim);
@@ -39,6 +40,8 @@ class InfiniGenState final : public RetrievalState {
     query_.resize(heads * static_cast<size_t>(group_) * dim);
     partial_query_.resize(heads * static_cast<size_t>(group_ * rank_));
     channels_.resize(heads * dim);
+    kept_.resize(heads * static_cast<size_t>(rank_));
+    page_products_.resize(heads * static_cast<size_t>(shape_.page));
   }
 
   int64_t rank() const { return rank_; }
@@ -47,16 +50,22 @@ class InfiniGenState final : public RetrievalState {
     const int64_t d = shape_.head_dim;
     return View<double, 2>(products_.data() + row(layer, head) * static_cast<size_t>(d * d), d, d);
   }
-  /// The directions kept [r, d].
-  View<float, 2> turn(int layer, int head) {
+  /// The directions kept become the principal ones of products().
+  void find_turn(int layer, int head) {
     const int64_t d = shape_.head_dim;
-    return View<float, 2>(turns_.data() + row(layer, head) * static_cast<size_t>(rank_ * d), rank_,
-                          d);
+    std::vector<float> memory(static_cast<size_t>(rank_ * d));
+    const View<float, 2> directions(memory.data(), rank_, d);
+    principal_directions(products(layer, head), directions);
+    float* out = turn(layer, head);
+    for (int64_t e = 0; e < d; ++e) {
+      for (int64_t i = 0; i < rank_; ++i) *out++ = directions[i][e];
+    }
   }
-  /// What is kept of a token's key [r].
-  float* key(int layer, int head, int64_t token) {
+  /// What is kept of the keys of a page's tokens [r, p].
+  float* keys(int layer, int head, int64_t page) {
+    const auto first = static_cast<size_t>(page * shape_.page);
     return keys_.as<float>().data() +
-           (row(layer, head) * tokens_ + static_cast<size_t>(token)) * static_cast<size_t>(rank_);
+           (row(layer, head) * tokens_ + first) * static_cast<size_t>(rank_);
   }
   /// The query that is predicted for the next layer [1, H * d], and its part of one head [G, d].
   View<float, 2> query() {
@@ -77,23 +86,33 @@ class InfiniGenState final : public RetrievalState {
     for (int e = 0; e < shape_.head_dim; ++e) {
       channels[e] = load_element(shape_.dtype, key_bytes, e);
     }
-    apply_turn(layer, head, channels, key(layer, head, token));
+    float* kept = kept_.data() + head * rank_;
+    apply_turn(layer, head, channels, kept);
+    float* out = keys(layer, head, token / shape_.page) + token % shape_.page;
+    for (int64_t i = 0; i < rank_; ++i) out[i * shape_.page] = kept[i];
   }
-  /// out [r] = turn . x [d].
+  /// out [r] = turn . x [d]; the sums run side by side.
   void apply_turn(int layer, int head, const float* x, float* out) {
-    const View<float, 2> directions = turn(layer, head);
-    for (int64_t i = 0; i < rank_; ++i) {
-      const float* direction = directions[i].data();
-      float sum = 0;
-      for (int e = 0; e < shape_.head_dim; ++e) sum += direction[e] * x[e];
-      out[i] = sum;
+    const float* directions = turn(layer, head);
+    std::fill_n(out, rank_, 0.0f);
+    for (int e = 0; e < shape_.head_dim; ++e, directions += rank_) {
+      for (int64_t i = 0; i < rank_; ++i) out[i] += directions[i] * x[e];
     }
+  }
+  /// Scratch for the products of a query with a page's keys [p].
+  std::span<float> page_products(int head) {
+    const auto page = static_cast<size_t>(shape_.page);
+    return std::span(page_products_).subspan(static_cast<size_t>(head) * page, page);
   }
 
  private:
   size_t row(int layer, int head) const {
     return static_cast<size_t>(layer) * static_cast<size_t>(shape_.heads) +
            static_cast<size_t>(head);
+  }
+  // The directions kept [d, r].
+  float* turn(int layer, int head) {
+    return turns_.data() + row(layer, head) * static_cast<size_t>(rank_ * shape_.head_dim);
   }
 
   KvShape shape_;
@@ -105,7 +124,9 @@ class InfiniGenState final : public RetrievalState {
   Buffer keys_;
   std::vector<float> query_;
   std::vector<float> partial_query_;
-  std::vector<float> channels_;  // [M, d], of a key at a time
+  std::vector<float> channels_;       // [M, d], of a key at a time
+  std::vector<float> kept_;           // [M, r], of it
+  std::vector<float> page_products_;  // [M, p]
 };
 
 InfiniGenState& state_of(const PolicySequence& sequence) {
@@ -162,7 +183,7 @@ class InfiniGenPolicy final : public Policy {
         for (int layer = 0; layer < cache.config().layers; ++layer) {
           if (!cache.layer(layer).plan().budgeted) continue;
           const auto products = state.products(layer, head);
-          principal_directions(products, state.turn(layer, head));
+          state.find_turn(layer, head);
           std::fill(products.flat().begin(), products.flat().end(), 0.0);
           keep_prompt(cache, state, layer, head, page_bytes);
         }
@@ -249,11 +270,10 @@ class InfiniGenPolicy final : public Policy {
     }
     const SelectionScratch scratch = state.scratch(row.head);
     const View<float, 2> scores(scratch.scores.data(), q.shape(0), candidates.size());
-    const int page = cache.layout().page();
     for (int32_t j = 0; j < candidates.size(); ++j) {
-      const float* keys = state.key(layer, row.head, int64_t{candidates.first + j} * page);
+      const float* keys = state.keys(layer, row.head, candidates.first + j);
       for (int64_t g = 0; g < q.shape(0); ++g) {
-        scores[g][j] = log_sum_exp(partial[g], keys, page, step.scale);
+        scores[g][j] = log_sum_exp(partial[g], keys, step.scale, state.page_products(row.head));
       }
     }
     const auto pooled = scratch.pooled.first(static_cast<size_t>(candidates.size()));
@@ -265,20 +285,17 @@ class InfiniGenPolicy final : public Policy {
     state.set_moves(row.head, misses.size());
   }
 
-  // Of the products of a query [r] with a page's keys [p, r].
-  static float log_sum_exp(View<const float, 1> q, const float* keys, int page, float scale) {
-    float most = -INFINITY, sum = 0;
-    for (int t = 0; t < page; ++t, keys += q.shape(0)) {
-      float product = 0;
-      for (int64_t i = 0; i < q.shape(0); ++i) product += q[i] * keys[i];
-      product *= scale;
-      if (product > most) {
-        sum = sum * std::exp(most - product) + 1;
-        most = product;
-      } else {
-        sum += std::exp(product - most);
-      }
+  // Of the products of a query [r] with a page's keys [r, p].
+  static float log_sum_exp(View<const float, 1> q, const float* keys, float scale,
+                           std::span<float> products) {
+    std::fill(products.begin(), products.end(), 0.0f);
+    for (int64_t i = 0; i < q.shape(0); ++i, keys += products.size()) {
+      for (size_t t = 0; t < products.size(); ++t) products[t] += q[i] * keys[t];
     }
+    for (float& product : products) product *= scale;
+    const float most = *std::max_element(products.begin(), products.end());
+    float sum = 0;
+    for (const float product : products) sum += std::exp(product - most);
     return most + std::log(sum);
   }
 

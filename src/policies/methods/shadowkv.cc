@@ -103,28 +103,42 @@ void decompose(const PolicySequence& sequence, int layer, int32_t pages) {
   std::vector<std::byte> page_bytes(shape.head_page_bytes());
   std::vector<float> memory(static_cast<size_t>(shape.page * width));
   const View<float, 2> x(memory.data(), shape.page, width);
-  std::vector<double> sums(static_cast<size_t>(width * width));
+  std::vector<double> sums(static_cast<size_t>(width * width)), key(static_cast<size_t>(width));
   for (int32_t page = 0; page < pages; ++page) {
     read_page(sequence, layer, page, page_bytes, x);
     for (int t = 0; t < shape.page; ++t) {
+      std::copy_n(x[t].data(), width, key.begin());
       for (int64_t a = 0; a < width; ++a) {
         double* row = sums.data() + a * width;
-        const double value = x[t][a];
-        for (int64_t b = 0; b < width; ++b) row[b] += value * static_cast<double>(x[t].data()[b]);
+        const double value = key[static_cast<size_t>(a)];
+        for (int64_t b = 0; b <= a; ++b) row[b] += value * key[static_cast<size_t>(b)];
       }
     }
   }
+  for (int64_t a = 0; a < width; ++a) {
+    for (int64_t b = 0; b < a; ++b)
+      sums[static_cast<size_t>(b * width + a)] = sums[static_cast<size_t>(a * width + b)];
+  }
   const View<float, 2> basis = state.basis(layer);
   principal_directions(View<const double, 2>(sums.data(), width, width), basis);
+  // By channel, so that a key's sums along all directions run side by side.
+  const int64_t rank = state.rank();
+  std::vector<double> turned(static_cast<size_t>(width * rank)), code(static_cast<size_t>(rank));
+  for (int64_t i = 0; i < rank; ++i) {
+    for (int64_t e = 0; e < width; ++e) turned[static_cast<size_t>(e * rank + i)] = basis[i][e];
+  }
   for (int32_t page = 0; page < pages; ++page) {
     read_page(sequence, layer, page, page_bytes, x);
     for (int t = 0; t < shape.page; ++t) {
-      const View<float, 1> code = state.codes(layer)[int64_t{page} * shape.page + t];
-      for (int64_t i = 0; i < state.rank(); ++i) {
-        double sum = 0;
-        for (int64_t e = 0; e < width; ++e) sum += static_cast<double>(x[t][e]) * basis[i][e];
-        code[i] = static_cast<float>(sum);
+      std::fill(code.begin(), code.end(), 0.0);
+      for (int64_t e = 0; e < width; ++e) {
+        const double value = x[t][e];
+        const double* directions = turned.data() + e * rank;
+        for (int64_t i = 0; i < rank; ++i) code[static_cast<size_t>(i)] += value * directions[i];
       }
+      std::transform(code.begin(), code.end(),
+                     state.codes(layer)[int64_t{page} * shape.page + t].data(),
+                     [](double sum) { return static_cast<float>(sum); });
     }
   }
 }
@@ -133,7 +147,9 @@ void decompose(const PolicySequence& sequence, int layer, int32_t pages) {
 double least_cosine(std::span<const float> keys, int dim) {
   const auto d = static_cast<size_t>(dim);
   std::vector<double> mean(d);
-  for (size_t i = 0; i < keys.size(); ++i) mean[i % d] += static_cast<double>(keys[i]);
+  for (size_t t = 0; t < keys.size(); t += d) {
+    for (size_t e = 0; e < d; ++e) mean[e] += static_cast<double>(keys[t + e]);
+  }
   double mean_square = 0, least = 1;
   for (const double each : mean) mean_square += each * each;
   for (size_t t = 0; t < keys.size(); t += d) {

@@ -29,6 +29,10 @@ class SnapKvState final : public KeepingState {
     const size_t row = static_cast<size_t>(layer) * heads_ + static_cast<size_t>(head);
     return memory_.as<double>().subspan(row * tokens_, tokens_);
   }
+  /// Those of all heads [M, max_pages * p].
+  View<double, 2> layer_votes(int layer) {
+    return View<double, 2>(votes(layer, 0).data(), heads_, tokens_);
+  }
   void forget_votes() { memory_.discard(); }
 
  private:
@@ -56,10 +60,13 @@ class SnapKvPolicy final : public Policy {
   void on_queries(const PromptQueries& queries) override {
     if (!queries.sequence.cache.layer(queries.layer).plan().budgeted) return;
     auto& state = static_cast<SnapKvState&>(queries.sequence.state);
-    for_query_blocks(queries, [&](int head, const AttentionRow& row, const QueryBlock& block,
-                                  std::span<float> scratch) {
-      add_token_mass(row, block, queries.scale, scratch, state.votes(queries.layer, head));
-    });
+    queries.backend.prefill_mass(queries.ctx, {.q = queries.q,
+                                               .pool = queries.pool,
+                                               .slots = queries.slots,
+                                               .position = queries.position,
+                                               .scale = queries.scale,
+                                               .mass = state.layer_votes(queries.layer),
+                                               .unit = 1});
   }
 
   void on_prefill(ExecutionContext& ctx, Backend& backend,
