@@ -109,20 +109,47 @@ __device__ Merged merge_warps(const SharedMemory<kDim>& shared, int g, int e) {
   return merged;
 }
 
-/// Values e .. e + 3 of query head g over the splits: `ends` in shared memory, `sums` in scratch.
-template <int kDim>
-__device__ Merged merge_splits(const float2* ends, const float* sums, int used, int group, int g,
-                               int e) {
-  Merged merged;
-  for (int s = 0; s < used; ++s) merged.top = fmaxf(merged.top, ends[s * group + g].x);
-#pragma unroll 8
-  for (int s = 0; s < used; ++s) {
-    const float2 end = ends[s * group + g];
-    const float* from = sums + static_cast<int64_t>(s * group + g) * kDim + e;
-    merged.add(exp2_fast(end.x - merged.top), end.y, __ldcg(reinterpret_cast<const float4*>(from)));
+/// Four values of a row in all splits, a batch of them on its way at a time: the more, the fewer
+/// trips to memory one after the other. `ends` in shared memory, `sums` in scratch, from the four
+/// values of the first split on, `stride` values apart.
+class SplitMerge {
+ public:
+  __device__ SplitMerge(const float* sums, int stride, int used)
+      : sums_(sums), stride_(stride), used_(used) {
+    request(0);
   }
-  return merged;
-}
+
+  __device__ Merged merged(const float2* ends, int group, int g) {
+    Merged all;
+    for (int s = 0; s < used_; ++s) all.top = fmaxf(all.top, ends[s * group + g].x);
+    for (int first = 0; first < used_; first += kBatch) {
+      if (first > 0) request(first);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (first + i >= used_) break;
+        const float2 end = ends[(first + i) * group + g];
+        all.add(exp2_fast(end.x - all.top), end.y, parts_[i]);
+      }
+    }
+    return all;
+  }
+
+ private:
+  static constexpr int kBatch = 20;
+
+  __device__ void request(int first) {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int s = min(first + i, used_ - 1);
+      parts_[i] = __ldcg(reinterpret_cast<const float4*>(sums_ + int64_t{s} * stride_));
+    }
+  }
+
+  const float* sums_;
+  int stride_;
+  int used_;
+  float4 parts_[kBatch];
+};
 
 /// Whether this CTA is the last of the row's `used` to come here; then it sees what the others
 /// left.
@@ -155,14 +182,18 @@ __device__ void combine(const SharedMemory<kDim>& shared, const Scratch& scratch
     *reinterpret_cast<float4*>(sums + int64_t{at} * kDim + e) = merged.sum;
   }
   if (!is_last(scratch.ended + row, used, shared.flag)) return;
-  for (int i = static_cast<int>(threadIdx.x); i < used * group; i += kThreads) {
-    shared.ends[i] = __ldcg(ends + i);
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < group * kDim / 4; i += kThreads) {
-    const int g = i * 4 / kDim;
-    const Merged merged = merge_splits<kDim>(shared.ends, sums, used, group, g, i * 4 % kDim);
-    reinterpret_cast<float4*>(out)[i] = merged.normalized();
+  const int quads = group * kDim / 4;
+  for (int first = 0; first < quads; first += kThreads) {
+    const int own = first + static_cast<int>(threadIdx.x), i = min(own, quads - 1);
+    SplitMerge merge(sums + i * 4, group * kDim, used);
+    if (first == 0) {  // behind the first sums
+      for (int j = static_cast<int>(threadIdx.x); j < used * group; j += kThreads) {
+        shared.ends[j] = __ldcg(ends + j);
+      }
+      __syncthreads();
+    }
+    const Merged merged = merge.merged(shared.ends, group, i * 4 / kDim);
+    if (own < quads) reinterpret_cast<float4*>(out)[i] = merged.normalized();
   }
 }
 

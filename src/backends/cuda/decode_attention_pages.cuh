@@ -35,6 +35,8 @@ struct RowPages {
 /// `tokens`: of the sequence.
 __device__ inline RowPages row_pages(const PageMap& map, const SequenceLayer& layer, int64_t tokens,
                                      int head, RowMode mode) {
+  // Asked for beside the mode, not after it.
+  const int32_t chosen = layer.selected_count != nullptr ? layer.selected_count[head] : 0;
   const int32_t pages = map.pages(tokens);
   RowPages row;
   row.budgeted = layer.budgeted;
@@ -42,7 +44,7 @@ __device__ inline RowPages row_pages(const PageMap& map, const SequenceLayer& la
   int32_t ending = 0;
   if (mode != RowMode::kDense) {
     row.front = min(map.sink, pages);
-    row.chosen = layer.selected_count[head];
+    row.chosen = chosen;
     row.window = map.window_begin(tokens);
     ending = max(pages - row.window, 0);
     row.selected = layer.selected + int64_t{head} * map.attended_selected();
