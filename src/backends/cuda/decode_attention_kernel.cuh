@@ -197,8 +197,13 @@ __device__ void combine(const SharedMemory<kDim>& shared, const Scratch& scratch
   }
 }
 
+/// Of a thread. Two CTAs leave those of a side branch's CTA (choose_pages.cu) on an SM: they fill
+/// the device, and one without a place would begin when all others end. Large heads need all.
+template <int kDim>
+constexpr int kRegisters = kDim <= 128 ? 224 : 255;
+
 template <KvType kType, int kDim>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __maxnreg__(kRegisters<kDim>)
     decode_attention_kernel(const __grid_constant__ DecodeAttentionParams params,
                             const Scratch scratch) {
   extern __shared__ uint4 decode_attention_shared[];
