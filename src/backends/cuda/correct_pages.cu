@@ -17,8 +17,9 @@ namespace freekv::cuda {
 namespace {
 
 constexpr int kMaxGroup = 16;
-constexpr unsigned kCluster = 8;  // CTAs: what every GPU that has clusters allows
-constexpr unsigned kLargeCluster = 16;
+// CTAs: what every GPU that has clusters allows. Sixteen need most of a GPC's SMs at once: one
+// other CTA there keeps all of them waiting, and a GPU has room for seven of such clusters.
+constexpr int kCluster = 8;
 constexpr int kTeams = 2;  // of threads, each of which scores a split
 constexpr int kThreads = kTeams * kScoreThreads;
 /// Beside a CTA of attention that starts early (96 KiB).
@@ -27,7 +28,6 @@ constexpr size_t kMaxShared = size_t{128} << 10;
 /// Shared memory of a CTA, in bytes: what the first uses, then what all do. All multiples of 16.
 struct Layout {
   RowShared row;
-  unsigned cluster = 0;      // CTAs of a row
   int most_splits = 0;       // of a row
   int rounds = 0;            // a CTA scores kTeams splits in each
   size_t moves = 0;          // [k]
@@ -38,14 +38,13 @@ struct Layout {
   size_t bytes = 0;
 };
 
-Layout layout_of(const SelectParams& params, unsigned cluster) {
+Layout layout_of(const SelectParams& params) {
   const auto group = static_cast<size_t>(params.kv.group);
   Layout layout;
   layout.row = row_shared(params, SIZE_MAX);
   layout.most_splits = layout.row.values / kScoreSplit;
-  layout.cluster = cluster;
-  const int at_once = static_cast<int>(cluster) * kTeams;
-  layout.rounds = (layout.most_splits + at_once - 1) / at_once;
+  constexpr int kAtOnce = kCluster * kTeams;
+  layout.rounds = (layout.most_splits + kAtOnce - 1) / kAtOnce;
   const auto splits = static_cast<size_t>(layout.rounds * kTeams) * group;
   const auto place = [&](size_t bytes) {
     const size_t at = layout.bytes;
@@ -77,7 +76,6 @@ class Correction {
         row_(row),
         cluster_(cg::this_cluster()),
         rank_(static_cast<int>(cluster_.block_rank())),
-        ctas_(static_cast<int>(layout.cluster)),
         group_(params.kv.group),
         splits_((row.n + kScoreSplit - 1) / kScoreSplit),
         factor_(params.scale * kLog2E) {}
@@ -136,8 +134,8 @@ class Correction {
     const int parts = parts_of_head_page(units), lane = static_cast<int>(threadIdx.x) % 32;
     const Move* moves = cluster_.map_shared_rank(at<Move>(layout_.moves), 0);
     // Neighbours in different CTAs, whose loads do not queue behind one another.
-    for (int i = static_cast<int>(threadIdx.x) / 32 * ctas_ + rank_; i < count * parts;
-         i += kWarps * ctas_) {
+    for (int i = static_cast<int>(threadIdx.x) / 32 * kCluster + rank_; i < count * parts;
+         i += kWarps * kCluster) {
       const Move move = moves[i / parts];
       copy_part<D>(head_page_copy(params_.kv, params_.map, row_.layer, row_.head, move),
                    i % parts * kPartUnits + lane, units, params_.kv.kv_heads);
@@ -152,11 +150,11 @@ class Correction {
   // Split s is scored in round s / (ctas * kTeams); `local` counts this CTA's: round * kTeams +
   // team.
   __device__ int split_at(int local) const {
-    return (local / kTeams * ctas_ + rank_) * kTeams + local % kTeams;
+    return (local / kTeams * kCluster + rank_) * kTeams + local % kTeams;
   }
   __device__ const SplitSoftmax* softmaxes_of(int split) const {
-    const int within = split % (ctas_ * kTeams);
-    const int local = split / (ctas_ * kTeams) * kTeams + within % kTeams;
+    const int within = split % (kCluster * kTeams);
+    const int local = split / (kCluster * kTeams) * kTeams + within % kTeams;
     const auto cta = static_cast<unsigned>(within / kTeams);
     return cluster_.map_shared_rank(at<SplitSoftmax>(layout_.own_softmaxes), cta) + local * group_;
   }
@@ -197,7 +195,6 @@ class Correction {
   const Row& row_;
   cg::cluster_group cluster_;
   int rank_;
-  int ctas_;
   int group_;
   int splits_;  // of the row
   float factor_;
@@ -217,7 +214,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* memory = reinterpret_cast<unsigned char*>(correct_memory);
   const cg::cluster_group cluster = cg::this_cluster();
   const bool first = cluster.block_rank() == 0;
-  const Row row = read_row(params, static_cast<int>(blockIdx.x / layout.cluster));
+  const Row row = read_row(params, static_cast<int>(blockIdx.x / kCluster));
   const RowLists lists = row_lists(memory, layout.row, row.k, params.map.resident);
   if (first) {
     clear_histogram(shared);
@@ -248,28 +245,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// More than eight CTAs in a cluster are up to the GPU.
-template <typename Kernel>
-bool allows_large_clusters(Kernel* kernel) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-             "correct_pages: cluster size");
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kLargeCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = kLargeCluster;
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = kMaxShared;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  int clusters = 0;
-  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
-    cudaGetLastError();  // what it says is no, not that something failed
-    return false;
-  }
-  return clusters > 0;
-}
-
 template <typename Launch>
 void with_kernel(const KvGeometry& kv, Launch&& launch) {
   with_head_dim(kv.head_dim, [&](auto dim) {
@@ -285,7 +260,7 @@ void with_kernel(const KvGeometry& kv, Launch&& launch) {
 
 bool can_correct_pages(const SelectParams& params) {
   if (params.sketch != SketchKind::kMinMax || params.mass) return false;
-  if (layout_of(params, kCluster).bytes > kMaxShared) return false;
+  if (layout_of(params).bytes > kMaxShared) return false;
   bool can = false;
   with_kernel(params.kv, [&](auto* kernel) {
     cudaFuncAttributes attributes{};
@@ -304,19 +279,15 @@ void correct_pages(const SelectParams& params, cudaStream_t stream) {
                  params.map.selected, params.map.resident);
   const int64_t rows = int64_t{params.batch.n} * params.kv.kv_heads;
   if (rows == 0) return;
-  Layout layout = layout_of(params, kCluster);
+  const Layout layout = layout_of(params);
   check_argument(layout.bytes <= kMaxShared, "{} bytes of shared memory, must be at most {}",
                  layout.bytes, kMaxShared);
   with_kernel(params.kv, [&](auto* kernel) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(kMaxShared)),
                "correct_pages: shared memory");
-    const bool several_rounds = layout.rounds > 1;
-    if (several_rounds && allows_large_clusters(kernel)) {
-      layout = layout_of(params, kLargeCluster);
-    }
-    launch_early_in_clusters(kernel, static_cast<unsigned>(rows) * layout.cluster, kThreads,
-                             layout.cluster, layout.bytes, stream, params, layout);
+    launch_early_in_clusters(kernel, static_cast<unsigned>(rows) * kCluster, kThreads, kCluster,
+                             layout.bytes, stream, params, layout);
   });
 }
 
