@@ -117,8 +117,8 @@ class DeviceModel {
   virtual View<const float, 2> decode(std::span<const int32_t> sequences,
                                       std::span<const int32_t> ids) = 0;
 
-  /// Keys and values [T, M, d] of the tokens from `first` on of a layer, as f32: what another runner
-  /// goes on from. Waits for the device. There are as many tokens.
+  /// Keys and values [T, M, d] of the tokens from `first` on of a layer, as f32: what another
+  /// runner goes on from. Waits for the device. There are as many tokens.
   virtual void read_tokens(int32_t sequence, int32_t layer, int64_t first, View<float, 3> k,
                            View<float, 3> v) const = 0;
 

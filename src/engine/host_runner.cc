@@ -178,7 +178,8 @@ class HostRunner final : public Runner {
     if (!like->started) return 0;
     if (const auto* host = dynamic_cast<const HostSequence*>(like)) {
       const CacheConfig& from = host->cache.config();
-      if (!can_copy(s.cache.config(), from.layers, from.shape) || !host->cache.keeps_all()) return 0;
+      if (!can_copy(s.cache.config(), from.layers, from.shape) || !host->cache.keeps_all())
+        return 0;
       const int64_t common = common_tokens(model_.rope(), prompt, host->prompt, host->length);
       const bool seen = host->queries && host->queries->first() <= first_observed(s.cache, size);
       prefix.cache = &host->cache;

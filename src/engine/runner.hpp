@@ -19,8 +19,7 @@ struct KnownPrompt {
   int layers = 0;
   KvShape kv = {};
   /// Copies K and V [T, M, d] of its tokens from `first` on of `layer`, as f32.
-  using Read =
-      std::function<void(int layer, int64_t first, View<float, 3> k, View<float, 3> v)>;
+  using Read = std::function<void(int layer, int64_t first, View<float, 3> k, View<float, 3> v)>;
   Read read = nullptr;
 };
 

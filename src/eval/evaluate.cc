@@ -308,11 +308,12 @@ void evaluate_samples(Engine& dense, std::span<const SampleJob> jobs, const Suit
     }
   }
   for (Engine* method : methods) {
-    answer_with(dense, *method, jobs, suite, samples, options, [&](size_t job, const ResultRow& row) {
-      const auto& all = jobs[job].methods;
-      const auto at = std::find(all.begin(), all.end(), method) - all.begin();
-      emit(job, static_cast<size_t>(at), row);
-    });
+    answer_with(dense, *method, jobs, suite, samples, options,
+                [&](size_t job, const ResultRow& row) {
+                  const auto& all = jobs[job].methods;
+                  const auto at = std::find(all.begin(), all.end(), method) - all.begin();
+                  emit(job, static_cast<size_t>(at), row);
+                });
   }
 }
 

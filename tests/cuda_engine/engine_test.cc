@@ -57,37 +57,53 @@ bool uses_key2(std::string_view policy) {
   return policy.find("key2") != policy.npos || policy.find("coverage") != policy.npos;
 }
 
-class DeviceAgainstHost : public testing::TestWithParam<Variant> {};
-
-// Both compute with the same bf16 weights and KV type; activations between the products are bf16
-// in the device's prefill.
-TEST_P(DeviceAgainstHost, LogitsAgree) {
-  const Variant& v = GetParam();
+TinyModelShape shape_of(const Variant& v) {
   TinyModelShape shape;
   shape.query_heads = v.query_heads;
   shape.kv_heads = v.kv_heads;
   shape.head_dim = v.head_dim;
   shape.weights = DType::kBF16;
-  const TemporaryModel model(tiny_model_records(shape));
-  EngineOptions options = tiny_options(model);
-  options.page = v.page;
-  options.kv_type = v.kv_type;
-  // At least 3 selected pages.
-  options.budget = 6 * v.page;
-  options.window = v.page;
-  const auto tokens = random_tokens(420, 21);
-  const auto dense_host = [&](const char* kv_type) {
-    EngineOptions dense = options;
-    dense.policy = "full";
-    dense.backend = "cpu";
-    dense.kv_type = kv_type;
-    return run(dense, tokens, 400);
-  };
-  const Logits exact = dense_host("f32"), rounded = dense_host("bf16");
-  double bound = 0;
-  for (size_t i = 0; i < exact.size(); ++i) {
-    bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
+  return shape;
+}
+
+class DeviceAgainstHost : public testing::TestWithParam<Variant> {
+ protected:
+  DeviceAgainstHost() {
+    const Variant& v = GetParam();
+    options.page = v.page;
+    options.kv_type = v.kv_type;
+    // At least 3 selected pages.
+    options.budget = 6 * v.page;
+    options.window = v.page;
   }
+
+  /// Of logits.
+  double rounding_bound() const {
+    const auto dense_host = [&](const char* kv_type) {
+      EngineOptions dense = options;
+      dense.policy = "full";
+      dense.backend = "cpu";
+      dense.kv_type = kv_type;
+      return run(dense, tokens, 400);
+    };
+    const Logits exact = dense_host("f32"), rounded = dense_host("bf16");
+    double bound = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      bound = std::max(bound, kMoreRoundings * relative_error(rounded[i], exact[i]));
+    }
+    return bound;
+  }
+
+  const TemporaryModel model{tiny_model_records(shape_of(GetParam()))};
+  EngineOptions options = tiny_options(model);
+  const std::vector<int32_t> tokens = random_tokens(420, 21);
+};
+
+// Both compute with the same bf16 weights and KV type; activations between the products are bf16
+// in the device's prefill.
+TEST_P(DeviceAgainstHost, LogitsAgree) {
+  const Variant& v = GetParam();
+  const double bound = rounding_bound();
   for (const char* policy : {"full", "quest:dense_layers=0", "freekv", "freekv:tau=2",
                              "quest:dense_layers=0,sketch=key2", "freekv:sketch=key2",
                              "freekv-coverage", "freekv-coverage:epsilon=0"}) {
@@ -117,6 +133,24 @@ TEST_P(DeviceAgainstHost, LogitsAgree) {
     EXPECT_LT(error, policy_bound) << policy;
     std::printf("%s %s: relative error %.1e, bound %.1e, at most %.1e\n", v.name, policy, error,
                 policy_bound, errors.back());
+  }
+}
+
+// KV that the device has computed, in a sequence of the host.
+TEST_P(DeviceAgainstHost, TheHostGoesOnFromWhatTheDeviceHasRead) {
+  options.policy = "full";
+  options.backend = "cuda";
+  Engine device(options);
+  options.backend = "cpu";
+  Engine host(options);
+  const auto source = device.new_sequence(), own = host.new_sequence(), taken = host.new_sequence();
+  run(device, *source, tokens, 400);  // its decoded tokens are not taken
+  const Logits expected = run(host, *own, tokens, 400);
+  const Logits got = run(host, *taken, tokens, 400, source.get());
+  EXPECT_EQ(taken->kept_tokens(), 399);
+  const double bound = rounding_bound();
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_LT(relative_error(got[i], expected[i]), bound) << "step " << i;
   }
 }
 

@@ -52,7 +52,8 @@ class Evaluate : public testing::Test {
     evaluate_sample(
         dense_, methods, *ledger, request, evaluation_, [&](size_t method, const ResultRow& row) {
           EXPECT_EQ(method, result.size());
-          EXPECT_EQ(row.key(), row_identity(dense_, *methods[method], *ledger, request, evaluation_).key());
+          EXPECT_EQ(row.key(),
+                    row_identity(dense_, *methods[method], *ledger, request, evaluation_).key());
           result.push_back(row);
         });
     return result;

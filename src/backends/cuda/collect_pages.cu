@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kThreads)
   if (head_major && complete) {
     from = kv.slow_head_page(page, head) + int64_t{(value ? kv.page : 0) + token} * kDim;
   }
-  const int64_t to =
-      ((position - p.first) * kv.kv_heads + head) * stride + unit * kUnitValues;
+  const int64_t to = ((position - p.first) * kv.kv_heads + head) * stride + unit * kUnitValues;
   *unit_at(value ? p.value : p.key, to) = *unit_at(tier, from + unit * kUnitValues);
 }
 

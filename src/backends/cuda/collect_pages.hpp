@@ -11,9 +11,9 @@
 namespace freekv::cuda {
 
 /// Keys and values of tokens `first` to `end` - 1 of a sequence that holds `held`, by token:
-/// [end - first, M, e], e = prefill_head_dim(d); what is behind the first d of a row stays. Complete
-/// pages of a budgeted layer are read from the slow tier, over the bus; the unfinished one from
-/// where the window has it.
+/// [end - first, M, e], e = prefill_head_dim(d); what is behind the first d of a row stays.
+/// Complete pages of a budgeted layer are read from the slow tier, over the bus; the unfinished one
+/// from where the window has it.
 struct CollectPagesParams {
   KvGeometry kv;  // of the sequence, like the map
   PageMap map;

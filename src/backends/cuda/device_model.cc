@@ -92,10 +92,10 @@ CudaModel::CudaModel(const DeviceModelSpec& spec) : spec_(sizes_of(spec)) {
   check_spec(spec);
   info_ = describe_device();
   weights_ = weights_of(spec);
-  decoder_ = std::make_unique<Decoder>(
-      shape_of(spec), weights_->weights(), spec.rule, page_map(spec.pages),
-      DecoderLimits{spec.max_batch + kSpareSequences, spec.context, spec.threads,
-                    weights_->slow()});
+  decoder_ = std::make_unique<Decoder>(shape_of(spec), weights_->weights(), spec.rule,
+                                       page_map(spec.pages),
+                                       DecoderLimits{spec.max_batch + kSpareSequences, spec.context,
+                                                     spec.threads, weights_->slow()});
   prefill_ = std::make_unique<Prefill>(shape_of(spec), weights_->weights(),
                                        PrefillLimits{.tokens = spec.context});
   logits_ = PinnedBuffer(

@@ -52,7 +52,7 @@ class CudaModel final : public DeviceModel {
   std::shared_ptr<UploadedWeights> weights_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Prefill> prefill_;
-  PinnedBuffer logits_;                      // [max_batch, V]
+  PinnedBuffer logits_;  // [max_batch, V]
   mutable TokenReader reader_;
   mutable std::optional<std::string> lost_;  // what the device failed with
 };
