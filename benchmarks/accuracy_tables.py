@@ -22,8 +22,9 @@ import time
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What --backend cuda runs; all others answer on the CPU from the prompts that it has read.
 ON_DEVICE = ("full", "quest", "freekv", "freekv:sketch=key2", "freekv:tau=2,sketch=key2",
-             "freekv-coverage")  # what --backend cuda runs; others answer on the CPU from its prompts
+             "freekv-coverage")
 BASELINES = ("streaming", "razor", "raas", "snapkv", "arkvale", "shadowkv:rank=32", "infinigen",
              "oracle")
 SUITE = "ruler,chain,ledger,copy-json"

@@ -1,5 +1,5 @@
-// Pinned host memory that is kept for the next who needs it. Locking and unlocking pages takes some
-// 0.5 s a GiB, more than reading a short prompt into them.
+// Pinned host memory that is kept for the next who needs it. Locking pages takes some 0.5 s a GiB,
+// more than reading a short prompt into them.
 #pragma once
 
 #include <mutex>
