@@ -92,50 +92,27 @@ void attend_tokens(const PrefillAttention& p, int head, int64_t begin, int64_t e
   const auto d = static_cast<size_t>(p.pool.shape.head_dim);
   const auto group = static_cast<size_t>(p.q.shape(1) / p.pool.shape.heads);
   const size_t rows = static_cast<size_t>(end - begin) * group;
-  const size_t padded_rows = round_up(rows, kTileRows);
   const size_t stride = round_up(d, hn::Lanes(df));  // of values and sums
-  const size_t cols = panel_cols();
-  const std::byte* keys[kBlockKeys];
   const ptrdiff_t to_values = p.pool.values(0, head) - p.pool.keys(0, head);
   const auto first_query = [&](int64_t token) {
     return (static_cast<size_t>(token) * static_cast<size_t>(p.q.shape(1)) +
             static_cast<size_t>(head) * group) *
            d;
   };
-
-  load_queries(p.q, head, group, p.scale, begin, end, padded_rows, work.q);
-  std::fill_n(work.sum, padded_rows * stride, 0.0f);
-  std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(work.mass, padded_rows, 0.0f);
-
-  const int64_t all = p.position + end;  // keys that the last token sees
-  for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
-    const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
-    list_keys(p.pool, p.slots, head, first, count, keys);
-    pack_keys<kType>(keys, count, d, work.keys);
-    load_values<kType>(keys, to_values, count, d, stride, work.scores, work.values);
-    // Keys of this block that row r sees; rows of padding see as many as the last.
-    const auto visible = [&](size_t r) {
-      const int64_t token =
-          p.position + begin + static_cast<int64_t>(std::min(r, rows - 1) / group);
-      return static_cast<size_t>(std::clamp<int64_t>(token + 1 - first, 0, kBlockKeys));
-    };
-    for (size_t r = 0; r < padded_rows; r += kSubRows) {
-      const size_t sub = std::min(kSubRows, padded_rows - r);
-      const size_t n = round_up(visible(r + sub - 1), cols);
-      if (n == 0) continue;
-      for (size_t i = 0; i < n; i += cols) {
-        gemm_strip<kTileVectors>(sub, work.q + r * d, d, work.keys + i * d, cols, d, false,
-                                 work.scores + i, kBlockKeys);
-      }
-      for (size_t s = 0; s < sub; ++s) {
-        const float shrink = weigh_row(work.scores + s * kBlockKeys, visible(r + s), n,
-                                       work.high[r + s], work.mass[r + s]);
-        if (shrink != 1) scale_row(work.sum + (r + s) * stride, stride, shrink);
-      }
-      add_values(sub, work.scores, work.values, n, work.sum + r * stride, stride);
-    }
-  }
+  std::fill_n(work.sum, round_up(rows, kTileRows) * stride, 0.0f);
+  for_scores<kType>(
+      p, head, begin, end, work,
+      [&](const std::byte* const* keys, size_t count) {
+        load_values<kType>(keys, to_values, count, d, stride, work.scores, work.values);
+      },
+      [&](size_t r, size_t sub, size_t n, int64_t, const auto& visible) {
+        for (size_t s = 0; s < sub; ++s) {
+          const float shrink = weigh_row(work.scores + s * kBlockKeys, visible(r + s), n,
+                                         work.high[r + s], work.mass[r + s]);
+          if (shrink != 1) scale_row(work.sum + (r + s) * stride, stride, shrink);
+        }
+        add_values(sub, work.scores, work.values, n, work.sum + r * stride, stride);
+      });
 
   for (size_t r = 0; r < rows; ++r) {
     const float inverse = 1.0f / work.mass[r];

@@ -42,47 +42,23 @@ HWY_INLINE void add_shares(const float* weights, int64_t first, size_t n, size_t
 template <DType kType>
 void share_tokens(const PrefillMass& p, int head, int64_t begin, int64_t end,
                   const PrefillWorkspace& work, float* shares, size_t stride) {
-  const auto d = static_cast<size_t>(p.pool.shape.head_dim);
   const auto group = static_cast<size_t>(p.q.shape(1) / p.pool.shape.heads);
   const auto unit = static_cast<size_t>(p.unit);
   const size_t rows = static_cast<size_t>(end - begin) * group;
-  const size_t padded_rows = round_up(rows, kTileRows);
-  const size_t cols = panel_cols();
-  const std::byte* keys[kBlockKeys];
-
-  load_queries(p.q, head, group, p.scale, begin, end, padded_rows, work.q);
   std::fill_n(shares, rows * stride, 0.0f);
-  std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(work.mass, padded_rows, 0.0f);
-
-  const int64_t all = p.position + end;  // keys that the last token sees
-  for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
-    const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
-    list_keys(p.pool, p.slots, head, first, count, keys);
-    pack_keys<kType>(keys, count, d, work.keys);
-    const auto visible = [&](size_t r) {
-      const int64_t token =
-          p.position + begin + static_cast<int64_t>(std::min(r, rows - 1) / group);
-      return static_cast<size_t>(std::clamp<int64_t>(token + 1 - first, 0, kBlockKeys));
-    };
-    for (size_t r = 0; r < rows; r += kSubRows) {
-      const size_t sub = std::min(kSubRows, padded_rows - r);
-      const size_t n = round_up(visible(r + sub - 1), cols);
-      for (size_t i = 0; i < n; i += cols) {
-        gemm_strip<kTileVectors>(sub, work.q + r * d, d, work.keys + i * d, cols, d, false,
-                                 work.scores + i, kBlockKeys);
-      }
-      for (size_t row = r; row < std::min(r + sub, rows); ++row) {
-        float* weights = work.scores + (row - r) * kBlockKeys;
-        float* of_row = shares + row * stride;
-        const size_t seen = visible(row);
-        if (seen == 0) continue;
-        const float shrink = weigh_row(weights, seen, n, work.high[row], work.mass[row]);
-        if (shrink != 1) scale_row(of_row, stride, shrink);
-        add_shares(weights, first, seen, unit, of_row);
-      }
-    }
-  }
+  for_scores<kType>(
+      p, head, begin, end, work, [](const std::byte* const*, size_t) {},
+      [&](size_t r, size_t sub, size_t n, int64_t first, const auto& visible) {
+        for (size_t row = r; row < std::min(r + sub, rows); ++row) {
+          float* weights = work.scores + (row - r) * kBlockKeys;
+          float* of_row = shares + row * stride;
+          const size_t seen = visible(row);
+          if (seen == 0) continue;
+          const float shrink = weigh_row(weights, seen, n, work.high[row], work.mass[row]);
+          if (shrink != 1) scale_row(of_row, stride, shrink);
+          add_shares(weights, first, seen, unit, of_row);
+        }
+      });
   for (size_t row = 0; row < rows; ++row) {
     scale_row(shares + row * stride, stride, 1.0f / work.mass[row]);
   }

@@ -1,5 +1,6 @@
-// What prefill attention and the mass of its pages have in common: keys of a block as panels, and a
-// row's step of the running softmax. Included once per SIMD target, so the guard toggles.
+// What prefill attention and the mass of its pages have in common: scores, a block of keys at a
+// time, and a row's step of the running softmax. Included once per SIMD target, so the guard
+// toggles.
 #if defined(FREEKV_BACKENDS_CPU_PREFILL_TILE_INL_HPP_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FREEKV_BACKENDS_CPU_PREFILL_TILE_INL_HPP_
 #undef FREEKV_BACKENDS_CPU_PREFILL_TILE_INL_HPP_
@@ -103,6 +104,51 @@ HWY_INLINE void scale_row(float* HWY_RESTRICT x, size_t n, float by) {
   const DF df;
   for (size_t e = 0; e < n; e += hn::Lanes(df)) {
     hn::Store(hn::Mul(hn::Load(df, x + e), hn::Set(df, by)), df, x + e);
+  }
+}
+
+/// Scores of the rows that tokens [begin, end) of a chunk and the query heads of KV head `head`
+/// are, a block of keys at a time, in order from the context's first token on. `params` are those
+/// of prefill attention or mass. Calls on_keys(keys, count) for each block, then for at most
+/// kSubRows rows at a time on_scores(r, sub, n, first, visible): rows [r, r + sub) have their
+/// scores with the n keys from `first` on in work.scores [sub, kBlockKeys]; visible(row) is how
+/// many of these the row sees, and rows of padding see as many as the last. Sets high and mass to
+/// begin with.
+template <DType kType, class Params, class OnKeys, class OnScores>
+void for_scores(const Params& params, int head, int64_t begin, int64_t end,
+                const PrefillWorkspace& work, const OnKeys& on_keys, const OnScores& on_scores) {
+  const auto d = static_cast<size_t>(params.pool.shape.head_dim);
+  const auto group = static_cast<size_t>(params.q.shape(1) / params.pool.shape.heads);
+  const size_t rows = static_cast<size_t>(end - begin) * group;
+  const size_t padded_rows = round_up(rows, kTileRows);
+  const size_t cols = panel_cols();
+  const std::byte* keys[kBlockKeys];
+
+  load_queries(params.q, head, group, params.scale, begin, end, padded_rows, work.q);
+  std::fill_n(work.high, padded_rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(work.mass, padded_rows, 0.0f);
+
+  const int64_t all = params.position + end;  // keys that the last token sees
+  for (int64_t first = 0; first < all; first += static_cast<int64_t>(kBlockKeys)) {
+    const auto count = static_cast<size_t>(std::min<int64_t>(kBlockKeys, all - first));
+    list_keys(params.pool, params.slots, head, first, count, keys);
+    pack_keys<kType>(keys, count, d, work.keys);
+    on_keys(keys, count);
+    const auto visible = [&](size_t r) {
+      const int64_t token =
+          params.position + begin + static_cast<int64_t>(std::min(r, rows - 1) / group);
+      return static_cast<size_t>(std::clamp<int64_t>(token + 1 - first, 0, kBlockKeys));
+    };
+    for (size_t r = 0; r < padded_rows; r += kSubRows) {
+      const size_t sub = std::min(kSubRows, padded_rows - r);
+      const size_t n = round_up(visible(r + sub - 1), cols);
+      if (n == 0) continue;
+      for (size_t i = 0; i < n; i += cols) {
+        gemm_strip<kTileVectors>(sub, work.q + r * d, d, work.keys + i * d, cols, d, false,
+                                 work.scores + i, kBlockKeys);
+      }
+      on_scores(r, sub, n, first, visible);
+    }
   }
 }
 
