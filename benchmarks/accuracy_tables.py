@@ -180,7 +180,8 @@ def overview(args: argparse.Namespace) -> str:
             cosine = cells[task, "freekv:tau=0.9,sketch=key2", budget]
             points = 100 * sum(r["score"] - dense[r["sample"]] for r in ours) / len(ours)
             waited = [mean(rows, "misses_before", "selections") for rows in (ours, cosine)]
-            columns += [f"{round(points, 1) + 0.0:+.1f}", f"{100 * mean(ours, 'agreed', 'compared'):.2f} %",
+            agreed = mean(ours, "agreed", "compared")
+            columns += [f"{round(points, 1) + 0.0:+.1f}", f"{100 * agreed:.2f} %",
                         f"{waited[0]:.2f} of {waited[1]:.2f} ({waited[0] / waited[1]:.2f})"]
         lines.append("| " + " | ".join(columns) + " |")
     return "<!-- overview -->\n" + "\n".join(lines) + "\n<!-- end overview -->"
