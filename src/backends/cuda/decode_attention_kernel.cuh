@@ -217,17 +217,36 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   // What no kernel of a step writes can be read before the last one has ended.
   const SequenceLayer layer = params.batch.layer(b, params.layer);
   const int64_t tokens = params.batch.length(b);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  RowPages row;
+  Share share;
+  TileStream<kDim> tiles(params, row, layer.fast, head, shared.warp_stages());
+  const auto aim = [&](RowMode mode) {
+    row = row_pages(params.map, layer, tokens, head, mode);
+    share = share_of(row.tiles, params.splits, split);
+    tiles.aim(share.first + warp, split < share.used ? share.last : 0);
+  };
+  // So can a row's pages, if its mode is what it is most often, but for this step's token.
+  const bool dense = !layer.retrieves || !params.map.over_budget(tokens);
+  const RowMode expected = dense ? RowMode::kDense : RowMode::kSpeculative;
+  bool started = false;
+  if (dense || params.expects_speculative) {
+    aim(expected);
+    started = !tiles.has_last();
+    if (started) tiles.start_first();
+  }
   wait_for_previous();
 
-  const RowPages row = row_pages(params.map, layer, tokens, head, params.mode[r]);
-  const Share share = share_of(row.tiles, params.splits, split);
-  if (split >= share.used) return;
+  const RowMode mode = params.mode[r];
+  if (!started || mode != expected) {
+    wait_copies<0>();
+    __syncwarp();
+    aim(mode);
+    tiles.start_first();
+  }
+  if (split >= share.used) return wait_copies<0>();
 
   const int64_t at = int64_t{r} * group * kDim;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  TileStream<kDim> tiles(params, row, layer.fast, head, share.first + warp, share.last,
-                         shared.warp_stages());
-  tiles.start_first();
   constexpr float kLog2E = 1.4426950408889634f;
   Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);
   __syncthreads();

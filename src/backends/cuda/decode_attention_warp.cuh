@@ -28,27 +28,35 @@ struct Shape {
   static_assert(kDim % 16 == 0 && kStages >= 2);
 };
 
-/// Brings the tiles first, first + kWarps, ... below `last` to shared memory: units 2j and 2j + 1
-/// are K and V of the j-th of them.
+/// Brings the tiles first, first + kWarps, ... below `last` of a row to shared memory: units 2j and
+/// 2j + 1 are K and V of the j-th of them.
 template <int kDim>
 class TileStream {
  public:
   using S = Shape<kDim>;
 
   __device__ TileStream(const DecodeAttentionParams& params, const RowPages& row, const void* fast,
-                        int head, int32_t first, int32_t last, uint32_t stages)
+                        int head, uint32_t stages)
       : params_(params),
         row_(row),
         fast_(static_cast<const uint16_t*>(fast)),
         head_(head),
-        first_(first),
-        last_(last),
-        count_(last > first ? (last - first + kWarps - 1) / kWarps : 0),
         stages_(stages),
         lane_(static_cast<int>(threadIdx.x) % 32),
         tiles_per_page_(params.map.page / kTile) {}
 
+  /// Which tiles; while no copy is on its way.
+  __device__ void aim(int32_t first, int32_t last) {
+    first_ = first;
+    last_ = last;
+    count_ = last > first ? (last - first + kWarps - 1) / kWarps : 0;
+  }
+
   __device__ int32_t count() const { return count_; }
+  /// Whether the row's last tile is among them.
+  __device__ bool has_last() const {
+    return count_ > 0 && first_ + (count_ - 1) * kWarps == row_.tiles - 1;
+  }
   __device__ uint32_t stage(int32_t unit) const { return stages_ + unit % S::kStages * S::kUnit; }
   /// Tokens of the j-th tile.
   __device__ int32_t tokens(int32_t j) const {
@@ -106,9 +114,9 @@ class TileStream {
   const RowPages& row_;
   const uint16_t* fast_;
   int head_;
-  int32_t first_;
-  int32_t last_;
-  int32_t count_;
+  int32_t first_ = 0;
+  int32_t last_ = 0;
+  int32_t count_ = 0;
   uint32_t stages_;
   int lane_;
   int32_t tiles_per_page_;

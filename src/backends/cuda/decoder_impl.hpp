@@ -75,6 +75,9 @@ struct Decoder::Impl {
   // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
   // next layers compute.
   DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
+  /// Of each product of a step, what blocks have taken of it (GemvParams::taken).
+  DeviceBuffer taken;
+  size_t products = 0, queued_products = 0;
   DeviceBuffer attention_scratch, scores_main, moves, move_counts, counters;
   int32_t splits = 1;
 

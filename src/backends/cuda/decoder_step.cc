@@ -13,6 +13,9 @@ namespace freekv::cuda {
 
 void Decoder::Impl::queue_step(int32_t n) {
   batch.n = n;
+  queued_products = 0;
+  check_cuda(cudaMemsetAsync(taken.data(), 0, products * sizeof(unsigned), main),
+             "the counts of a step's products");
   embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
   rope_angles({.batch = batch,
                .frequencies = weights.frequencies,
@@ -83,7 +86,8 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                     .mode = select.mode,
                     .out = attention.as<float>(),
                     .splits = splits,
-                    .scratch = attention_scratch.data()},
+                    .scratch = attention_scratch.data(),
+                    .expects_speculative = tests_drift() && rule.tau <= 1},
                    main);
   if (retrieving && rule.speculative) queue_speculation(select);
 
@@ -190,6 +194,7 @@ void Decoder::Impl::linear(GemvParams params) {
     params.x = input + int64_t{row} * params.k;
     params.out = out + int64_t{row} * params.n;
     params.rows = std::min(kMaxGemvRows, batch.n - row);
+    params.taken = taken.as<unsigned>() + queued_products++;
     gemv(params, main);
   }
 }

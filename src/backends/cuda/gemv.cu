@@ -8,11 +8,11 @@
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
-// A few blocks per SM stay for the whole product, each with its share of the weight rows, so that
-// weights stream without a pause; x stands in shared memory. Groups of kSlices warps take kWeights
-// weight rows at a time: warp s adds up the chunks s, s + kSlices, ... in that order; shuffles add
-// up its lanes, and the slices are added in their order at the end. The order in which one output
-// is summed thus depends on K alone, neither on the number of rows nor on the GPU.
+// A few blocks per SM stay for the whole product, so that weights stream without a pause; x stands
+// in shared memory. Groups of kSlices warps take kWeights weight rows at a time, a unit: warp s
+// adds up the chunks s, s + kSlices, ... in that order; shuffles add up its lanes, and the slices
+// are added in their order. The order in which one output is summed thus depends on K alone,
+// neither on the number of rows nor on the GPU nor on which group takes a unit.
 namespace freekv::cuda {
 namespace {
 
@@ -20,13 +20,14 @@ constexpr int kWarp = 32;
 constexpr int kVector = 8;               // bf16 values in a load of 16 bytes
 constexpr int kChunk = kWarp * kVector;  // values of a weight row that a warp reads at once
 constexpr int kSlices = 4;
+constexpr int kGroup = kSlices * kWarp;  // threads
 constexpr int kWeights = 4;  // rows that a warp reads at once: the more, the less often x is read
 // Chunks of each of them: 16 loads in flight per lane where sums leave the registers for it.
 template <int kRows>
 constexpr int kUnroll = kRows == 1 ? 4 : 2;
 // Two blocks share an SM where x leaves room, with registers for no third: one of the next kernel
-// would come early to some SMs only, and all blocks have the same share of the work. What is left
-// takes the small kernels beside this one. Larger x have an SM's only block.
+// would come early to some SMs only. What is left takes the small kernels beside this one. Larger x
+// have an SM's only block.
 constexpr int kThreads = 256;
 constexpr int kMaxThreads = 512;
 template <int kRows>
@@ -122,22 +123,25 @@ int units_of(const GemvParams& p) {
   return (p.n + outputs - 1) / outputs;
 }
 
-// Shared memory of a block: x, then what the warps leave for the end.
+// Shared memory of a block: x, then what the warps hand each other.
 template <int kRows>
 struct Shared {
   float4* x;                           // [kRows][K/4], normed if asked for
-  float (*partial)[kRows][kWeights];   // [kSlices][units]: sums over lanes
+  float (*partial)[kRows][kWeights];   // [groups][2][kSlices]: sums over lanes, of units in turn
   float (*squares)[kStagers / kWarp];  // [kRows]
+  int (*next)[2];                      // [groups]: units after the next, in turn
 
-  __device__ Shared(float4* memory, int k, int units)
+  __device__ Shared(float4* memory, int k, int groups)
       : x(memory),
         partial(reinterpret_cast<float (*)[kRows][kWeights]>(memory + kRows * (k / 4))),
-        squares(reinterpret_cast<float (*)[kStagers / kWarp]>(partial + kSlices * units)) {}
+        squares(reinterpret_cast<float (*)[kStagers / kWarp]>(partial + groups * 2 * kSlices)),
+        next(reinterpret_cast<int (*)[2]>(squares + kRows)) {}
 
-  static size_t bytes(int k, int units) {
+  static size_t bytes(int k, int groups) {
     return kRows * sizeof(float) *
-           (static_cast<size_t>(k) + static_cast<size_t>(kSlices * units * kWeights) +
-            kStagers / kWarp);
+               (static_cast<size_t>(k) + static_cast<size_t>(groups * 2 * kSlices * kWeights) +
+                kStagers / kWarp) +
+           static_cast<size_t>(groups) * 2 * sizeof(int);
   }
 };
 
@@ -218,6 +222,34 @@ struct Reader {
 
 __device__ float gated(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
+// Waits for the kSlices warps of this group.
+__device__ void join_group(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroup) : "memory");
+}
+
+// The outputs of one unit, by one warp: slices in their order, then what comes behind the product.
+template <int kRows, bool kNorm, bool kGated>
+__device__ void write_unit(const GemvParams& p, const Shared<kRows>& shared,
+                           const float (*partial)[kRows][kWeights], int unit, int lane) {
+  constexpr int kOutputs = kOutputsOfUnit<kGated>;
+  static_assert(kRows * kOutputs <= kWarp);
+  const int w = lane % kOutputs, r = lane / kOutputs, n = unit * kOutputs + w;
+  if (r >= kRows || n >= p.n) return;
+  const auto product = [&](int at) {
+    float value = partial[0][r][at];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) value = __fadd_rn(value, partial[s][r][at]);
+    return value;
+  };
+  float value = product(w), inverse = 1;
+  if constexpr (kNorm) inverse = inverse_norm(p, shared, r);
+  if constexpr (kNorm) value = __fmul_rn(value, inverse);
+  if constexpr (kGated) value = gated(value, __fmul_rn(product(w + kOutputs), inverse));
+  if (p.bias) value = __fadd_rn(value, p.bias[n]);
+  float* out = p.out + int64_t{r} * p.n + n;
+  *out = p.accumulate ? __fadd_rn(*out, value) : value;
+}
+
 template <int kRows, bool kNorm, bool kGated>
 __global__ void __maxnreg__(kRegisters<kRows>)
     gemv_kernel(const __grid_constant__ GemvParams p, const int units) {
@@ -226,29 +258,39 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   let_next_start();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int groups = static_cast<int>(blockDim.x) / (kSlices * kWarp);
+  const int groups = static_cast<int>(blockDim.x) / kGroup;
   const int slice = warp % kSlices, group = warp / kSlices;
-  const auto share = [&](unsigned block) {
-    return static_cast<int>(int64_t{units} * block / gridDim.x);
-  };
-  const int begin = share(blockIdx.x), end = share(blockIdx.x + 1);
+  const int all_groups = groups * static_cast<int>(gridDim.x);
   const int vectors = p.k / kVector;
   const int chunks = (p.k + kChunk - 1) / kChunk;
-  const Shared<kRows> shared(gemv_memory, p.k, end - begin);
+  const Shared<kRows> shared(gemv_memory, p.k, groups);
   const Reader reader{
       static_cast<const uint4*>(p.weight), vectors, int64_t{p.n} * vectors, p.n, slice, lane};
 
+  // Asked for a unit ahead, by one lane of a group, since that is a trip to memory.
+  const bool leads = slice == 0 && lane == 0;
+  const auto unit_after = [&](int unit) {
+    if (p.taken == nullptr || unit >= units) return unit + all_groups;
+    return all_groups + static_cast<int>(atomicAdd(p.taken, 1u));
+  };
+
   // The first weights are on their way before there is an x to multiply them with.
   uint4 raw[kUnroll<kRows>][kWeights];
-  int unit = begin + group, chunk = slice;
-  if (unit < end) reader.load<kOutputs>(unit, chunk, raw);
+  int unit = static_cast<int>(blockIdx.x) * groups + group, chunk = slice;
+  if (unit < units) reader.load<kOutputs>(unit, chunk, raw);
+  int found = leads ? unit_after(unit) : 0;
   wait_for_previous();
   stage_x<kRows, kNorm>(p, shared);
+  int turn = 0;
+  if (leads) shared.next[group][turn] = found;
   __syncthreads();
 
+  int next = shared.next[group][turn];
   const bool swapped = takes_second_half_first(lane);
   float sums[kRows][kWeights] = {};
-  while (unit < end) {
+  bool begins = true;
+  while (unit < units) {
+    if (begins && leads) found = unit_after(next);
 #pragma unroll
     for (int u = 0; u < kUnroll<kRows>; ++u) {
       const int at = (chunk + u * kSlices) * kWarp + lane;
@@ -256,50 +298,28 @@ __global__ void __maxnreg__(kRegisters<kRows>)
         add_vector<kRows>(shared.x + 2 * at, 2 * vectors, swapped, raw[u], sums);
       }
     }
-    const int done = unit;
     chunk += kUnroll<kRows> * kSlices;
-    const bool ends = chunk >= chunks;
-    if (ends) {
+    const int done = unit;
+    begins = chunk >= chunks;
+    if (begins) {
       chunk = slice;
-      unit += groups;
+      unit = next;
     }
-    if (unit < end) reader.load<kOutputs>(unit, chunk, raw);
-    if (!ends) continue;
+    if (unit < units) reader.load<kOutputs>(unit, chunk, raw);
+    if (!begins) continue;
+    turn ^= 1;
+    auto* partial = shared.partial + (group * 2 + turn) * kSlices;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float value = add_lanes(sums[r], lane);
-      if (lane % kLanesPerSum == 0) {
-        shared.partial[slice * (end - begin) + done - begin][r][lane / kLanesPerSum] = value;
-      }
+      if (lane % kLanesPerSum == 0) partial[slice][r][lane / kLanesPerSum] = value;
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) sums[r][w] = 0;
     }
-  }
-  __syncthreads();
-
-  const auto product = [&](int of_unit, int r, int w) {
-    float value = shared.partial[of_unit][r][w];
-#pragma unroll
-    for (int s = 1; s < kSlices; ++s) {
-      value = __fadd_rn(value, shared.partial[s * (end - begin) + of_unit][r][w]);
-    }
-    return value;
-  };
-  for (int i = static_cast<int>(threadIdx.x); i < (end - begin) * kOutputs * kRows;
-       i += static_cast<int>(blockDim.x)) {
-    const int w = i % kOutputs, of_unit = i / kOutputs % (end - begin);
-    const int r = i / (kOutputs * (end - begin));
-    const int n = (begin + of_unit) * kOutputs + w;
-    if (n >= p.n) continue;
-    float value = product(of_unit, r, w);
-    float inverse = 1;
-    if constexpr (kNorm) inverse = inverse_norm(p, shared, r);
-    if constexpr (kNorm) value = __fmul_rn(value, inverse);
-    if constexpr (kGated)
-      value = gated(value, __fmul_rn(product(of_unit, r, w + kOutputs), inverse));
-    if (p.bias) value = __fadd_rn(value, p.bias[n]);
-    float* out = p.out + int64_t{r} * p.n + n;
-    *out = p.accumulate ? __fadd_rn(*out, value) : value;
+    if (leads) shared.next[group][turn] = found;
+    join_group(group);  // again before what is read here is written in the turn after the next
+    next = shared.next[group][turn];
+    if (slice == kSlices - 1) write_unit<kRows, kNorm, kGated>(p, shared, partial, done, lane);
   }
 }
 
@@ -310,14 +330,13 @@ void launch(const GemvParams& p, cudaStream_t stream) {
                                   static_cast<int>(kMaxShared)),
              "gemv: shared memory");
   const int units = units_of(p), sms = multiprocessors();
-  const auto bytes_in = [&](int blocks) {
-    return Shared<kRows>::bytes(p.k, (units + blocks - 1) / blocks);
-  };
   // Two blocks leave some shared memory to kernels beside this one.
-  const bool two = bytes_in(2 * sms) <= kMaxShared * 2 / 5;
-  const int blocks = std::min(two ? 2 * sms : sms, units);
-  launch_early(kernel, static_cast<unsigned>(blocks), two ? kThreads : kMaxThreads,
-               bytes_in(blocks), stream, p, units);
+  const size_t few = Shared<kRows>::bytes(p.k, kThreads / kGroup);
+  const bool two = few <= kMaxShared * 2 / 5;
+  const int threads = two ? kThreads : kMaxThreads, groups = threads / kGroup;
+  const int blocks = std::min(two ? 2 * sms : sms, (units + groups - 1) / groups);
+  launch_early(kernel, static_cast<unsigned>(blocks), threads, Shared<kRows>::bytes(p.k, groups),
+               stream, p, units);
 }
 
 template <int kRows>
@@ -338,9 +357,7 @@ void launch_rows(const GemvParams& p, cudaStream_t stream, std::integer_sequence
 
 // Rows of x that fit in shared memory beside what the warps leave there.
 int rows_at_once(const GemvParams& p) {
-  const auto units = static_cast<size_t>(units_of(p) / multiprocessors() + 1);
-  const size_t row =
-      sizeof(float) * (static_cast<size_t>(p.k) + kSlices * kWeights * units + kStagers / kWarp);
+  const size_t row = Shared<1>::bytes(p.k, kMaxThreads / kGroup);
   return static_cast<int>(kMaxShared / row);
 }
 
@@ -367,6 +384,7 @@ void gemv(const GemvParams& params, cudaStream_t stream) {
   check_argument(most >= 1, "K is {} and N {}, too much for {} bytes of shared memory", p.k, p.n,
                  kMaxShared);
   GemvParams part = p;
+  if (p.rows > most) part.taken = nullptr;  // the count is of one pass
   for (int first = 0; first < p.rows; first += most) {
     part.x = p.x + int64_t{first} * p.k;
     part.out = p.out + int64_t{first} * p.n;

@@ -27,6 +27,9 @@ struct GemvParams {
   const float* norm = nullptr;  // [K], or null
   float norm_eps = 0;
   bool gated = false;
+  /// Zero, on the device: the rows of weight are taken as blocks come to them, so that one that
+  /// comes late has less to do. Null: all have the same share.
+  unsigned* taken = nullptr;
 };
 inline constexpr int kMaxGemvRows = 8;
 void gemv(const GemvParams& params, cudaStream_t stream);

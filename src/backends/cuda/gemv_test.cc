@@ -44,6 +44,7 @@ struct Options {
   bool accumulate = false;
   bool norm = false;
   bool gated = false;
+  bool taken = false;  // weight rows as blocks come to them
 };
 
 double product(const Problem& problem, int r, int i) {
@@ -102,9 +103,10 @@ std::vector<float> run(const Problem& problem, int first, int rows, const Option
   const DeviceBuffer out = to_device(values);
   const Stream stream;
   const DeviceBuffer norm = to_device(problem.norm);
+  const DeviceBuffer taken = to_device(std::vector<unsigned>{0});
   gemv({x.as<float>(), weight.data(), options.bias ? bias.as<float>() : nullptr, out.as<float>(),
         rows, problem.n, problem.k, options.accumulate, options.norm ? norm.as<float>() : nullptr,
-        kEps, options.gated},
+        kEps, options.gated, options.taken ? taken.as<unsigned>() : nullptr},
        stream);
   stream.synchronize();
   values = to_host<float>(out);
@@ -155,6 +157,25 @@ TEST(Gemv, ARowDoesNotDependOnTheOthers) {
       }
       if (rows == kMaxGemvRows) {
         EXPECT_TRUE(std::isnan(together.back()));
+      }
+    }
+  }
+}
+
+TEST(Gemv, IsTheSameWhoeverTakesWhat) {
+  std::vector<std::pair<int, int>> sizes;
+  for (const auto& [n, k] : kSizes) sizes.emplace_back(n, k);
+  // Units for all groups of a GPU and more; x that leaves room for one block, and for fewer rows.
+  sizes.insert(sizes.end(), {{9001, 16}, {5000, 1288}, {2200, 14336}});
+  for (const auto& [n, k] : sizes) {
+    const Problem problem(n, k);
+    for (const int rows : {1, 2, 4, kMaxGemvRows}) {
+      SCOPED_TRACE("N=" + std::to_string(n) + " K=" + std::to_string(k) +
+                   " rows=" + std::to_string(rows));
+      for (Options options : {Options{true, true}, Options{false, false, true, true}}) {
+        const std::vector<float> shares = run(problem, 0, rows, options);
+        options.taken = true;
+        EXPECT_TRUE(same_bits(run(problem, 0, rows, options), shares));
       }
     }
   }
