@@ -223,6 +223,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_previous();
   if (params.mode[row.at] != params.which) return;  // the same in all CTAs of the cluster
 
+  const bool counts = params.corrections != nullptr && first && threadIdx.x == 0;
+  if (counts) atomicAdd(params.corrections, 1);
   const Correction<T, D> correction(params, layout, memory, row);
   if (row.n > row.k) {
     correction.score();
@@ -239,7 +241,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   cluster.sync();
   correction.copy(*cluster.map_shared_rank(&move_count, 0));
   if (first) finish_row(params, row, chosen, lists);
-  cluster.sync();  // nobody reads the first one's memory after it has ended
+  cluster.sync();  // all have copied; nobody reads the first one's memory after it has ended
+  if (counts) atomicSub(params.corrections, 1);
 #else
   __trap();  // can_correct_pages() is false here
 #endif

@@ -103,6 +103,7 @@ class Tables {
   void run(const std::vector<float>& q, const std::vector<RowMode>& mode, bool joined) {
     copy_to_device(q, q_.data());
     copy_to_device(mode, mode_.data());
+    params_.corrections = corrections_.as<int32_t>();
     const Stream stream;
     if (joined) {
       correct_pages(params_, stream);
@@ -143,6 +144,7 @@ class Tables {
     }
   }
   unsigned long long moved() const { return moved_; }
+  int32_t corrections() const { return to_host<int32_t>(corrections_).front(); }
 
  private:
   struct Sequence {
@@ -192,6 +194,7 @@ class Tables {
   int32_t max_pages_ = 0;
   std::vector<Sequence> sequences_;
   DeviceBuffer sequence_, tokens_, layers_, mode_, q_, moves_, move_count_, counters_, scratch_;
+  DeviceBuffer corrections_ = to_device(std::vector<int32_t>{0});
   SelectParams params_;
   mutable unsigned long long moved_ = 0;
 };
@@ -211,6 +214,7 @@ void check(const CorrectCase& c) {
     joined.run(q, mode, true);
     apart.run(q, mode, false);
     ASSERT_NO_FATAL_FAILURE(joined.expect_equal(apart));
+    EXPECT_EQ(joined.corrections(), 0);  // all have counted themselves out
     if (testing::Test::HasFailure()) return;
   }
   const int most = *std::max_element(c.candidates.begin(), c.candidates.end());

@@ -57,6 +57,7 @@ class SequenceKv {
       places_.push_back(c.mode == RowMode::kDense ? place_all() : place_selected(head));
       for (const Place& place : places_.back()) fill(place, head);
     }
+    count_.resize(static_cast<size_t>(kv.kv_heads), 0);  // a dense row's may be read, too
     device_fast_ = upload(fast_);
     device_selected_ = upload(selected_);
     device_count_ = upload(count_);

@@ -77,6 +77,8 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
     move_counts = device_array<int32_t>(layers * rows);
   }
   counters = device_array<RowCounters>(layers * rows);
+  corrections = device_array<int32_t>(1);
+  check_cuda(cudaMemset(corrections.data(), 0, sizeof(int32_t)), "the count of corrections");
   products = (4 * layers + 1) * ((n + kMaxGemvRows - 1) / kMaxGemvRows);
   taken = device_array<unsigned>(products);
 

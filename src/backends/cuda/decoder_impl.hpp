@@ -77,6 +77,7 @@ struct Decoder::Impl {
   DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
   /// Of each product of a step, what blocks have taken of it (GemvParams::taken).
   DeviceBuffer taken;
+  DeviceBuffer corrections;  // SelectParams::corrections, of the layer that is computed
   size_t products = 0, queued_products = 0;
   DeviceBuffer attention_scratch, scores_main, moves, move_counts, counters;
   int32_t splits = 1;

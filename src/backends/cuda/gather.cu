@@ -166,7 +166,10 @@ class Ring {
       if (s >= kStages) write_out(s - kStages);  // which frees the stage of s
       if (s >= count) continue;
       if (s % pieces_ == 0 && s / pieces_ % kWarp == 0) plan(ends, s / pieces_, items);
-      if (threadIdx.x == 0) request(s);
+      if (threadIdx.x == 0) {
+        yield_link();
+        request(s);
+      }
     }
   }
 
@@ -186,6 +189,17 @@ class Ring {
     const int32_t nth = first + static_cast<int32_t>(threadIdx.x);
     if (nth < items) planned_[nth % kPlanned] = locate(params_, ends, nth_item(nth));
     __syncwarp();
+  }
+
+  // Corrections are kernels that run already and wait for nobody, so that this ends.
+  __device__ void yield_link() const {
+    if (params_.corrections == nullptr) return;
+    int32_t corrections;
+    do {
+      asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];"
+                   : "=r"(corrections)
+                   : "l"(__cvta_generic_to_global(params_.corrections)));
+    } while (corrections > 0);
   }
 
   __device__ void request(int32_t s) const {

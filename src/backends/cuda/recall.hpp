@@ -18,6 +18,9 @@ struct GatherParams {
   const Move* moves = nullptr;          // [R][k]
   const int32_t* move_count = nullptr;  // [R]
   int32_t ctas = 8;                     // a capped grid: the link needs few, the rest computes
+  /// SelectParams::corrections: no bulk copy begins while there are any, since attention waits for
+  /// those that share the link with it. Null: copies do not wait.
+  const int32_t* corrections = nullptr;
 };
 /// Bulk asynchronous copies on sm_90 and newer, 16-byte loads elsewhere.
 void gather(const GatherParams& params, cudaStream_t stream);

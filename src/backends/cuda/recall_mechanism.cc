@@ -16,21 +16,23 @@ class GatherRecall final : public RecallMechanism {
   // Attention waits for these pages: more CTAs, so that they do not share the link evenly with what
   // is still under way for the layer before.
   void bring(const SelectParams& params, cudaStream_t stream) override {
-    queue(params, 4 * ctas_, stream);
+    queue(params, 4 * ctas_, nullptr, stream);
   }
   void bring_ahead(const SelectParams& params, cudaStream_t stream) override {
-    queue(params, ctas_, stream);
+    queue(params, ctas_, params.corrections, stream);
   }
 
  private:
-  static void queue(const SelectParams& params, int32_t ctas, cudaStream_t stream) {
+  static void queue(const SelectParams& params, int32_t ctas, const int32_t* corrections,
+                    cudaStream_t stream) {
     gather({.batch = params.batch,
             .kv = params.kv,
             .map = params.map,
             .layer = params.layer,
             .moves = params.moves,
             .move_count = params.move_count,
-            .ctas = ctas},
+            .ctas = ctas,
+            .corrections = corrections},
            stream);
   }
 

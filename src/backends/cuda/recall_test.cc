@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "backends/cuda/recall_cases.hpp"
@@ -228,6 +230,31 @@ TEST(Gather, OneGraphServesEveryList) {
       EXPECT_EQ(cases::difference(world.device_fast(), world.fast), "");
     }
   }
+}
+
+TEST(Gather, LeavesTheLinkToCorrections) {
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "attribute");
+  if (major < 9) GTEST_SKIP() << "no bulk copies";
+  World world(make_sizes({3, 4, 128, 32, KvType::kBF16}, 5));
+  fill(world, 6);
+  std::fill(world.fast.begin(), world.fast.end(), kPoison);
+  world.send();
+  const Moves moves(world, repeated({5, 2}, world.rows()), 7);
+  const DeviceBuffer list = to_device(moves.list), counts = to_device(moves.counts);
+  PinnedBuffer corrections(sizeof(int32_t), 1);
+  auto* under_way = reinterpret_cast<volatile int32_t*>(corrections.data());
+  *under_way = 1;
+  GatherParams params = gather_params(world, list, counts, 8);
+  params.corrections = reinterpret_cast<const int32_t*>(corrections.device());
+  const Stream stream;
+  gather(params, stream);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(cudaStreamQuery(stream), cudaErrorNotReady);
+  *under_way = 0;
+  stream.synchronize();
+  move_in_model(world, moves);
+  EXPECT_EQ(cases::difference(world.device_fast(), world.fast), "");
 }
 
 TEST(Gather, RefusesWhatItIsNotBuiltFor) {

@@ -37,6 +37,8 @@ struct SelectParams {
   Move* moves = nullptr;            // [R][k] out: what must be brought in, in order of page
   int32_t* move_count = nullptr;    // [R] out; 0 for rows that do not take part
   RowCounters* counters = nullptr;  // of this layer: [sequences][M]
+  /// Corrections under way, to which correct_pages() adds its own while they last. May be null.
+  int32_t* corrections = nullptr;
 };
 /// `common_pages`: with SelectParams::mass those of sink and window, PageMap::sink + ring().
 size_t select_scratch(const KvGeometry& kv, int32_t n, int32_t max_candidates,
