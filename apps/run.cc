@@ -58,7 +58,7 @@ void run(const RunOptions& options) {
   Engine engine(options.engine.finish(), progress_bar());
   const std::vector<int32_t> prompt = options.chat
                                           ? engine.encode(engine.chat_prompt(user_turn(text)), true)
-                                          : engine.encode(text, false);
+                                          : engine.encode_prompt(text);
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > engine.options().context) {
     throw Error(ErrorCode::kInvalidArgument,

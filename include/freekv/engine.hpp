@@ -94,6 +94,10 @@ class Engine {
   // --- text -------------------------------------------------------------------------------------
   /// Any bytes; with `special`, texts of special tokens become these tokens.
   std::vector<int32_t> encode(std::string_view text, bool special) const;
+  /// A text that a sequence begins with and that no template has written: behind the token that the
+  /// model expects there, if it expects one (tokenizer.ggml.add_bos_token). Texts of special tokens
+  /// stay texts.
+  std::vector<int32_t> encode_prompt(std::string_view text) const;
   std::string decode(std::span<const int32_t> tokens) const;
   /// True for tokens that end an answer.
   bool is_end(int32_t token) const;

@@ -152,6 +152,10 @@ std::vector<int32_t> Engine::encode(std::string_view text, bool special) const {
   return impl_->text().encode(text, {.add_bos = false, .parse_special = special});
 }
 
+std::vector<int32_t> Engine::encode_prompt(std::string_view text) const {
+  return impl_->text().encode(text, {.add_bos = true, .parse_special = false});
+}
+
 std::string Engine::decode(std::span<const int32_t> tokens) const {
   return impl_->text().decode(tokens);
 }

@@ -65,7 +65,7 @@ std::vector<int32_t> prompt_of(const Engine& engine, const Sample& sample, const
   text += turn.question;
   if (chat) return engine.encode(engine.chat_prompt(user_turn(text)), true);
   text += turn.answer_start.empty() ? "\n" : " " + turn.answer_start;
-  return engine.encode(text, false);
+  return engine.encode_prompt(text);
 }
 
 int64_t answer_limit(const Turn& turn, int64_t prompt_tokens, const SampleRequest& request,

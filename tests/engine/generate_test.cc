@@ -75,6 +75,19 @@ TEST_F(Generate, ChatPromptIsTheModelsOwn) {
   EXPECT_TRUE(engine.is_end(257));
 }
 
+TEST_F(Generate, APromptBeginsAsTheModelExpects) {
+  const std::string text = "a <|im_end|>";  // special tokens in a prompt are text
+  Engine plain(options_);
+  EXPECT_EQ(plain.encode_prompt(text), plain.encode(text, false));
+  EXPECT_EQ(plain.encode_prompt(text).front(), 'a');
+  const TemporaryModel model(tiny_model_records({.begins = true}));
+  options_.model = model.path();
+  Engine begins(options_);
+  const auto prompt = begins.encode_prompt(text);
+  EXPECT_EQ(prompt.front(), 256);
+  EXPECT_EQ(std::vector(prompt.begin() + 1, prompt.end()), begins.encode(text, false));
+}
+
 std::string chat_error(const std::string& source, ErrorCode code) {
   TinyModelShape shape;
   shape.chat_template = source;

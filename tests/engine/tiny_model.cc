@@ -66,6 +66,10 @@ GgufTestFile tiny_model_records(const TinyModelShape& s) {
   file.texts("tokenizer.ggml.tokens", tokens).array("tokenizer.ggml.token_type", types);
   file.texts("tokenizer.ggml.merges", {});
   file.scalar("tokenizer.ggml.eos_token_id", uint32_t{257});
+  if (s.begins) {
+    file.scalar("tokenizer.ggml.bos_token_id", uint32_t{256});
+    file.scalar("tokenizer.ggml.add_bos_token", true);
+  }
   file.text("tokenizer.chat_template", s.chat_template);
 
   std::mt19937 random(1234);

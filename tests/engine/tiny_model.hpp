@@ -22,6 +22,7 @@ struct TinyModelShape {
       "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
       "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
   DType weights = DType::kF32;  // of the matrices, one that quantize_row() writes
+  bool begins = false;          // a prompt begins with <|im_start|>
 };
 
 /// All records of the model: a byte-level vocabulary of 256 bytes and two control tokens, ChatML,
