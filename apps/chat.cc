@@ -1,6 +1,5 @@
 // freekv chat: an interactive session.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include "freekv/engine.hpp"
 #include "interrupt.hpp"
 #include "line_reader.hpp"
+#include "print_text.hpp"
 #include "progress.hpp"
 #include "read_file.hpp"
 #include "report.hpp"
@@ -235,8 +235,7 @@ class Chat {
         .on_text =
             [&](std::string_view piece) {
               reply += piece;
-              std::fwrite(piece.data(), 1, piece.size(), stdout);
-              std::fflush(stdout);
+              print_text(piece);
             },
         .cancel = &interrupt.flag(),
     };

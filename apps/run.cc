@@ -1,6 +1,5 @@
 // freekv run: a prompt in, text out.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -12,6 +11,7 @@
 #include "exit_code.hpp"
 #include "freekv/engine.hpp"
 #include "interrupt.hpp"
+#include "print_text.hpp"
 #include "progress.hpp"
 #include "read_file.hpp"
 #include "report.hpp"
@@ -81,11 +81,7 @@ void run(const RunOptions& options) {
             progress->update(done);
             if (done == length) progress.reset();
           },
-      .on_text =
-          [](std::string_view piece) {
-            std::fwrite(piece.data(), 1, piece.size(), stdout);
-            std::fflush(stdout);
-          },
+      .on_text = print_text,
       .cancel = &interrupt.flag(),
   };
   const GenerateResult result = generate(engine, *sequence, request);
