@@ -62,7 +62,7 @@ TEST(Engine, QuantisedWeightsAgreeWithTheReference) {
     exact_references.push_back(with(seed, "reference", "f32"));
   }
   for_each_simd_target([&] {
-    int same = 0;
+    size_t steps = 0, same = 0;
     for (size_t i = 0; i < std::size(kSeeds); ++i) {
       const Logits exact = with(kSeeds[i], "cpu", "f32"), rounded = with(kSeeds[i], "cpu", "auto");
       EXPECT_LT(relative_error(exact, exact_references[i]), 1e-5);
@@ -71,9 +71,11 @@ TEST(Engine, QuantisedWeightsAgreeWithTheReference) {
       // A sum that differs in its last bit may round to the next of the 8-bit numbers. From there
       // on the two differ by as much as rounding changes; what comes before is the same.
       EXPECT_LT(relative_error(rounded, references[i]), 0.1);
-      same += relative_error(rounded[1], references[i][1]) < 1e-5 ? 1 : 0;  // the first decode step
+      for (size_t step = 0; step < rounded.size(); ++step, ++steps) {
+        if (relative_error(rounded[step], references[i][step]) < 1e-5) ++same;
+      }
     }
-    EXPECT_GE(same, 2);
+    EXPECT_GE(same, steps / 2);  // 61 to 68 of 93 with AVX-512 and below
   });
 }
 

@@ -27,7 +27,8 @@ struct GemvParams {
   const float* norm = nullptr;  // [K], or null
   float norm_eps = 0;
   bool gated = false;
-  /// Zero, on the device: the rows of weight are taken as blocks come to them, so that one that
+  /// On the device, zero since before this step's first product, for it is read before the kernel
+  /// in front has ended: the rows of weight are taken as blocks come to them, so that one that
   /// comes late has less to do. Null: all have the same share.
   unsigned* taken = nullptr;
 };

@@ -3,8 +3,9 @@
 // reading weights, is then behind them when it ends. A step of small kernels is bound by such gaps.
 //
 // A kernel that is launched so must call wait_for_previous() in all of its threads before it reads
-// or writes anything that an earlier kernel of its stream touches, and before it ends: the kernel
-// after it relies on all earlier ones having ended.
+// or writes anything that an earlier kernel of its stream may still be touching, and before it
+// ends: the kernel after it relies on all earlier ones having ended. What only earlier steps wrote
+// is safe, since the first kernel of a step is not launched so.
 #pragma once
 
 #include <cuda_runtime.h>
