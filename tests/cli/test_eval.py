@@ -125,6 +125,10 @@ def tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
               and text.count("| freekv B=256 p=32 | 2 |") == 2, (done, text[:300]))
         check(f"words stay, run {turn}", ("A word of mine." in text) == (turn == 1))
         (folder / "accuracy.md").write_text(text + "\nA word of mine.\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, *script, "--pack"], capture_output=True, check=False)
+    packed = (folder / "accuracy.md").read_text(encoding="utf-8")
+    check("packed results give the same tables", done.returncode == 0 and packed.startswith(text)
+          and [file.name for file in (folder / "results").iterdir()] == ["tau.jsonl.xz"], done)
 
 
 def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
