@@ -36,7 +36,7 @@ struct RetrievalRule {
   /// attention and waits for the heaviest missing pages, until what is still missing weighs less
   /// than epsilon; the rest is recalled for the next step (algorithm.md, section 6).
   bool coverage = false;
-  double epsilon = 0.05;
+  double epsilon = 0.07;
   SketchKind sketch = SketchKind::kMinMax;
   Pooling pooling = Pooling::kMeanSoftmax;
   int32_t dense_layers = 0;

@@ -275,7 +275,7 @@ class CoveragePolicy final : public Policy {
 PolicyDescriptor describe_freekv_coverage() {
   return {"freekv-coverage",
           "retrieval from the slow tier, corrected by the attention mass of what is missing (ours)",
-          {{"epsilon", "0.05",
+          {{"epsilon", "0.07",
             "attention mass of selected pages that may be missing; 0: wait for all of them"},
            {"sketch", "key2", "page sketch that estimates attention mass: " + mass_sketch_names()},
            {"dense_layers", "0", "first layers that keep and attend to everything"},
