@@ -113,10 +113,11 @@ class Backend {
   virtual void copy_head_page(const KvPool& from, int32_t from_slot, const KvPool& to,
                               int32_t to_slot, int head) = 0;
   /// Attention of a decode batch, flash-decoding over pages. q, out [R, G, d], one AttentionRow
-  /// per r = (sequence, KV head). A row without slots gives zeros.
+  /// per r = (sequence, KV head). A row without slots gives zeros. log_mass [R, G], where there is
+  /// one: ln sum exp(scale * q . k) over all that the row attends to, -infinity without slots.
   virtual void decode_attention(ExecutionContext& ctx, View<const float, 3> q,
-                                std::span<const AttentionRow> rows, float scale,
-                                View<float, 3> out) = 0;
+                                std::span<const AttentionRow> rows, float scale, View<float, 3> out,
+                                View<float, 2> log_mass) = 0;
   /// Exact causal attention of one chunk of one sequence.
   virtual void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) = 0;
   /// mass[m, j] += the part of each of these tokens' attention, mean over KV head m's group, that
@@ -149,9 +150,18 @@ class Backend {
   virtual void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
                                  View<float, 2> scores) = 0;
   /// Pools scores [G, n] over the group to pooled [n]; `scale` multiplies scores before a softmax
-  /// over the n pages. Destroys scores. Single-threaded.
+  /// over the n pages. Destroys scores; a softmax leaves exp(scale * (score - the head's highest)) of
+  /// them. Single-threaded.
   virtual void pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                            View<float, 1> pooled) = 0;
+  /// Writes the mean of the complete page's values of `head` in `slot` to index `page` of `means`,
+  /// whose dtype is the pool's. Single-threaded.
+  virtual void build_mean_values(const KvPool& pool, int32_t slot, int head,
+                                 const MeanValuesView& means, int64_t page) = 0;
+  /// out[g] += sum_i weights[g, i] * mean value of page first + i; weights [G, n], out [G, d].
+  /// Means of pages whose weights are all 0 are not read. Single-threaded.
+  virtual void add_mean_values(View<const float, 2> weights, const MeanValuesView& means,
+                               int64_t first, View<float, 2> out) = 0;
   /// The indices of the k largest values, ascending by index; of equal values the lower index
   /// wins; NaN counts as the smallest. out.size() == min(k, n). Single-threaded.
   virtual void top_k(View<const float, 1> values, std::span<int32_t> out) = 0;

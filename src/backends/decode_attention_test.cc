@@ -44,6 +44,40 @@ TEST(DecodeAttention, AgreesWithReference) {
   }
 }
 
+// ln of the sum that the softmax divides by, whole or in splits.
+TEST(DecodeAttention, GivesTheLogarithmOfItsMass) {
+  for (const cases::DecodeCase& c : cases::decode_cases()) {
+    SCOPED_TRACE(c.name());
+    const cases::DecodeInputs inputs(c);
+    const View<const float, 3> q = inputs.q();
+    const auto run = [&](auto attend) {
+      std::vector<float> out = cases::poisoned(inputs.size());
+      std::vector<float> mass = cases::poisoned(q.shape(0) * q.shape(1));
+      attend(View<float, 3>(out.data(), q.shape(0), q.shape(1), q.shape(2)),
+             View<float, 2>(mass.data(), q.shape(0), q.shape(1)));
+      return mass;
+    };
+    ExecutionContext ctx(2);
+    const std::vector<float> expected = run([&](View<float, 3> out, View<float, 2> mass) {
+      reference::decode_attention(ctx, q, inputs.rows(), kScale, out, mass);
+    });
+    for_each_simd_target([&] {
+      cpu::DecodeAttentionScratch scratch;
+      scratch.reserve(ctx, inputs.limits());
+      const std::vector<float> got = run([&](View<float, 3> out, View<float, 2> mass) {
+        cpu::decode_attention(ctx, scratch, q, inputs.rows(), kScale, out, mass);
+      });
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (std::isinf(expected[i])) {
+          ASSERT_EQ(got[i], expected[i]);
+        } else {
+          ASSERT_NEAR(got[i], expected[i], 1e-5 * (1 + std::abs(expected[i])));
+        }
+      }
+    });
+  }
+}
+
 TEST(DecodeAttention, IsTheSameForAnyThreadCount) {
   for (const cases::DecodeCase& c : cases::decode_cases()) {
     SCOPED_TRACE(c.name());

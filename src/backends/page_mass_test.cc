@@ -229,7 +229,7 @@ TEST(ExactPages, AreTheSharesOfDecodeAttention) {
     backend->reserve(ctx, {.max_pages = 6, .heads = 1, .kv_heads = 1, .head_dim = 64, .page = 16});
     std::vector<float> out = cases::poisoned(64);
     backend->decode_attention(ctx, View<const float, 3>(q.data(), 1, 1, 64), std::span(&row, 1),
-                              kScale, View<float, 3>(out.data(), 1, 1, 64));
+                              kScale, View<float, 3>(out.data(), 1, 1, 64), {});
     EXPECT_NEAR(out[0], mass[marked], 1e-6);
   }
 }

@@ -67,6 +67,15 @@ inline void check_pooling(View<const float, 2> scores, View<const float, 1> pool
                  scores.shape(1), pooled.shape(0));
 }
 
+inline void check_mean_values(View<const float, 2> weights, const MeanValuesView& means,
+                              int64_t first, View<const float, 2> out) {
+  check_argument(weights.shape(0) == out.shape(0), "weights are of {} heads, out of {}",
+                 weights.shape(0), out.shape(0));
+  check_argument(means.head_dim == out.shape(1), "the means' head_dim is {}, out's {}",
+                 means.head_dim, out.shape(1));
+  check_argument(first >= 0, "the first page is {}, must not be negative", first);
+}
+
 inline void check_top_k(View<const float, 1> values, std::span<const int32_t> out) {
   check_argument(static_cast<int64_t>(out.size()) <= values.shape(0),
                  "{} values are asked for, there are {}", out.size(), values.shape(0));

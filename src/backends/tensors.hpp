@@ -127,6 +127,18 @@ struct Key2SketchView {
   }
 };
 
+/// The mean values of the complete pages of one (sequence, layer, KV head), page after page: what
+/// stands for the values of a page that is not attended to. In `dtype`, the KV dtype.
+struct MeanValuesView {
+  std::byte* data = nullptr;
+  DType dtype = DType::kF16;
+  int head_dim = 0;
+
+  size_t page_bytes() const { return row_bytes(dtype, head_dim); }
+  /// [head_dim], contiguous.
+  std::byte* mean(int64_t page) const { return data + static_cast<size_t>(page) * page_bytes(); }
+};
+
 /// The sketches that a device builds and scores itself (RetrievalRule, retrieval_rule.hpp).
 enum class SketchKind : uint8_t {
   kMinMax,  // the highest and the lowest key per channel

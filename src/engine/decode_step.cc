@@ -36,7 +36,9 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
                         sequences,
                         View<const float, 3>(q.data(), rows, heads / kv_heads, dim),
                         ws.attention_rows(rows),
-                        normed};
+                        normed,
+                        View<float, 3>(attended.data(), rows, heads / kv_heads, dim),
+                        ws.log_mass(rows, heads / kv_heads)};
     policy.begin_layer(retrieval);
 
     backend.rms_norm(ctx, x, w.attention_norm, config.norm_eps, normed);
@@ -50,8 +52,8 @@ View<const float, 2> decode_step(StepContext step, std::span<const PolicySequenc
     }
 
     policy.pages_for(retrieval);
-    backend.decode_attention(ctx, retrieval.q, retrieval.rows, scale,
-                             View<float, 3>(attended.data(), rows, heads / kv_heads, dim));
+    backend.decode_attention(ctx, retrieval.q, retrieval.rows, scale, retrieval.attended,
+                             retrieval.log_mass);
     policy.after_attention(retrieval);
     backend.linear(ctx, attended, w.output, true, x);
     if (w.output_bias.data()) backend.add_bias(ctx, w.output_bias, x);

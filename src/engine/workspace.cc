@@ -17,6 +17,7 @@ Workspace::Workspace(const ModelConfig& config, int64_t rows, int64_t batch) : c
                         {&k_, rows * kv_width()},
                         {&v_, rows * kv_width()},
                         {&attention_, rows * q_width()},
+                        {&log_mass_, batch * config.query_heads},
                         {&gate_, rows * config.ffn},
                         {&up_, rows * config.ffn},
                         {&cos_, rows * pairs},

@@ -24,6 +24,10 @@ class Workspace {
   View<float, 2> k(int64_t n) { return View<float, 2>(k_, n, kv_width()); }
   View<float, 2> v(int64_t n) { return View<float, 2>(v_, n, kv_width()); }
   View<float, 2> attention(int64_t n) { return View<float, 2>(attention_, n, q_width()); }
+  /// Of attention's rows: ln of what each query head's softmax divides by.
+  View<float, 2> log_mass(int64_t rows, int64_t group) {
+    return View<float, 2>(log_mass_, rows, group);
+  }
   View<float, 2> gate(int64_t n) { return View<float, 2>(gate_, n, config_.ffn); }
   View<float, 2> up(int64_t n) { return View<float, 2>(up_, n, config_.ffn); }
   View<float, 2> logits(int64_t n) { return View<float, 2>(logits_, n, config_.vocab); }
@@ -55,6 +59,7 @@ class Workspace {
   float* k_ = nullptr;
   float* v_ = nullptr;
   float* attention_ = nullptr;
+  float* log_mass_ = nullptr;
   float* gate_ = nullptr;
   float* up_ = nullptr;
   float* cos_ = nullptr;

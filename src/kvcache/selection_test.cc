@@ -290,7 +290,7 @@ TEST(SelectScored, PrefersTheLowerOfEqualPages) {
 }
 
 TEST(Sketches, AreListedAndUnknownNamesRefused) {
-  EXPECT_EQ(sketch_names(), "cuboid, key2, landmark, mean, minmax, minmax+key2");
+  EXPECT_EQ(sketch_names(), "cuboid, key2, key2+values, landmark, mean, minmax, minmax+key2");
   // p = 32, d = 128 in 16 bits, as algorithm.md, section 2 counts them.
   const KvShape shape{2, 128, 32, DType::kBF16};
   EXPECT_EQ(find_sketch("minmax").page_bytes(shape), 512u);
@@ -298,13 +298,15 @@ TEST(Sketches, AreListedAndUnknownNamesRefused) {
   EXPECT_EQ(find_sketch("mean").page_bytes(shape), 256u);
   EXPECT_EQ(find_sketch("key2").page_bytes(shape), 1536u);
   EXPECT_EQ(find_sketch("minmax+key2").page_bytes(shape), 2048u);
-  EXPECT_EQ(mass_sketch_names(), "key2, minmax+key2");
+  EXPECT_EQ(find_sketch("key2+values").page_bytes(shape), 1792u);
+  EXPECT_EQ(mass_sketch_names(), "key2, key2+values, minmax+key2");
   try {
     find_sketch("box");
     FAIL() << "an unknown sketch was found";
   } catch (const Error& error) {
     EXPECT_EQ(error.message(),
-              "sketch is 'box', must be one of cuboid, key2, landmark, mean, minmax, minmax+key2");
+              "sketch is 'box', must be one of cuboid, key2, key2+values, landmark, mean, minmax, "
+              "minmax+key2");
   }
 }
 

@@ -24,6 +24,11 @@ void Sketch::score_listed(Backend&, const KvShape&, const SketchQuery&, std::spa
   fail(ErrorCode::kInternal, "sketch {} has one stage", name());
 }
 
+void Sketch::add_values(Backend&, const KvShape&, std::span<const std::byte>, View<const float, 2>,
+                        int64_t, View<float, 2>) const {
+  fail(ErrorCode::kInternal, "sketch {} has no values", name());
+}
+
 std::string sketch_names() {
   return list_names([](const Sketch&) { return true; });
 }
@@ -69,6 +74,14 @@ void SketchStore::score_listed(Backend& backend, int head, const SketchQuery& qu
                    max_pages_);
   }
   sketch_->score_listed(backend, shape_, query, head_store(head), pages, scores);
+}
+
+void SketchStore::add_values(Backend& backend, int head, View<const float, 2> weights,
+                             int64_t first, View<float, 2> out) const {
+  check_internal(first >= 0 && first + weights.shape(1) <= max_pages_,
+                 "pages {} to {} are weighted, the sketches hold {}", first,
+                 first + weights.shape(1), max_pages_);
+  sketch_->add_values(backend, shape_, head_store(head), weights, first, out);
 }
 
 size_t SketchStore::used_bytes(int64_t pages) const {

@@ -47,6 +47,12 @@ class Sketch {
                      std::span<const std::byte> store, int64_t first,
                      View<float, 2> scores) const = 0;
 
+  /// Whether it also holds what pages are worth that are not attended to: their mean values.
+  virtual bool has_values() const { return false; }
+  /// out[g] += sum_i weights[g, i] * mean value of page first + i; weights [G, n], out [G, d].
+  virtual void add_values(Backend& backend, const KvShape& shape, std::span<const std::byte> store,
+                          View<const float, 2> weights, int64_t first, View<float, 2> out) const;
+
   /// Below 1: a sketch of two stages. score() is of kind kProduct then and leaves this share of the
   /// candidates, of which score_listed() says the scores that count, of kind score_kind().
   virtual double listed_share() const { return 1; }
@@ -79,6 +85,8 @@ class SketchStore {
              View<float, 2> scores) const;
   void score_listed(Backend& backend, int head, const SketchQuery& query,
                     std::span<const int32_t> pages, View<float, 2> scores) const;
+  void add_values(Backend& backend, int head, View<const float, 2> weights, int64_t first,
+                  View<float, 2> out) const;
   /// What `pages` pages of all heads take.
   size_t used_bytes(int64_t pages) const;
 

@@ -76,6 +76,9 @@ struct LayerStep {
   View<const float, 3> q;                     // [R, G, d], after RoPE
   std::span<AttentionRow> rows;               // [R], filled by pages_for
   View<const float, 2> input;                 // [batch, D], normed: what q, k and v are made of
+  // In after_attention, what attention gave: its output, and ln of what its softmax divided by.
+  View<float, 3> attended;  // [R, G, d]
+  View<float, 2> log_mass;  // [R, G]
 };
 
 class Policy {
@@ -98,7 +101,7 @@ class Policy {
   virtual void begin_layer(LayerStep&) {}
   /// Fills step.rows; every page named is resident when this returns.
   virtual void pages_for(LayerStep& step) = 0;
-  /// After this layer's attention has read its pages.
+  /// After this layer's attention has read its pages; may change its output.
   virtual void after_attention(LayerStep&) {}
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <numeric>
 
 #include "core/check.hpp"
@@ -31,6 +32,8 @@ RetrievalState::RetrievalState(const CacheConfig& config, const CacheNeeds& need
   page_counts_.resize(static_cast<size_t>(config.layers) * heads);
   scores_.resize(heads * scores_per_head_);
   pooled_.resize(heads * candidates_max_);
+  const bool has_values = !needs.sketch.empty() && find_sketch(needs.sketch).has_values();
+  if (has_values) highest_.resize(heads * static_cast<size_t>(config.group()));
   const bool lists = !needs.sketch.empty() && find_sketch(needs.sketch).listed_share() < 1;
   listed_max_ = lists ? candidates_max_ : 0;
   listed_.resize(heads * listed_max_);
@@ -95,6 +98,25 @@ std::span<int32_t> RetrievalState::listed(int head) {
 
 std::span<const float> RetrievalState::page_mass(int head) const {
   return std::span(pooled_).subspan(static_cast<size_t>(head) * candidates_max_, candidates_max_);
+}
+
+View<float, 2> RetrievalState::head_masses(int head, int64_t group, int64_t pages) {
+  return View<float, 2>(part(scores_, static_cast<size_t>(head), scores_per_head_).data(), group,
+                        pages);
+}
+
+float RetrievalState::highest(int head, int64_t g) const {
+  const size_t group = highest_.size() / static_cast<size_t>(heads_);
+  return highest_[static_cast<size_t>(head) * group + static_cast<size_t>(g)];
+}
+
+void RetrievalState::note_highest(int head, View<const float, 2> scores) {
+  const auto highest =
+      part(highest_, static_cast<size_t>(head), static_cast<size_t>(scores.shape(0)));
+  for (int64_t g = 0; g < scores.shape(0); ++g) {
+    const auto row = scores[g].flat();
+    highest[static_cast<size_t>(g)] = *std::max_element(row.begin(), row.end());
+  }
 }
 
 std::span<PageMove> RetrievalState::move_room(int head) {
@@ -193,6 +215,11 @@ class RowSelection {
   }
 
   void select() const {
+    if (params_.sketches && params_.sketches->sketch().has_values() &&
+        rule_.by == SelectBy::kMass) {
+      state_.note_highest(row_.head, state_.head_masses(row_.head, params_.query.q.shape(0),
+                                                        params_.columns.size()));
+    }
     state_.select_scored(step_.backend, step_.layer, params_);
     // Where all are selected nothing was pooled.
     if (rule_.by != SelectBy::kSketch && !has_choice(params_, state_.wanted())) {
@@ -334,6 +361,34 @@ double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int3
   for (const int32_t page : pages) find(page);
   for (int32_t page = window.first; page < window.last; ++page) find(page);
   return std::max(0.0, 1 - found);
+}
+
+void add_unattended(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages) {
+  SequenceCache& cache = step.sequences[static_cast<size_t>(row.sequence)].cache;
+  const PageLayout& layout = cache.layout();
+  const int64_t tokens = cache.tokens() + 1;
+  const PageRange candidates = layout.candidates(tokens);
+  if (pages.size() == static_cast<size_t>(candidates.size())) return;
+  RetrievalState& state = state_of(step, row);
+  const auto at = static_cast<int64_t>(row_index(step, row));
+  const View<float, 2> attended = step.attended[at];
+  const View<float, 2> masses =
+      state.head_masses(row.head, attended.shape(0), layout.pages(tokens));
+  // Each head's masses become the shares of attention that the pages get which had none.
+  for (int64_t g = 0; g < attended.shape(0); ++g) {
+    const auto mass = masses[g].flat();
+    std::fill(mass.begin(), mass.begin() + candidates.first, 0.0f);
+    for (const int32_t page : pages) mass[static_cast<size_t>(page)] = 0;
+    std::fill(mass.begin() + candidates.last, mass.end(), 0.0f);
+    // In units of exp(highest), as the masses are. What was attended to may be beyond all numbers
+    // there, and the rest is nothing beside it then.
+    const double rest = std::accumulate(mass.begin(), mass.end(), 0.0);
+    const double all =
+        rest + std::exp(static_cast<double>(step.log_mass[at][g]) - state.highest(row.head, g));
+    for (float& share : mass) share = static_cast<float>(share / all);
+    for (float& x : attended[g].flat()) x *= static_cast<float>(1 - rest / all);
+  }
+  cache.layer(step.layer).sketches().add_values(step.backend, row.head, masses, 0, attended);
 }
 
 std::optional<SketchKind> device_sketch(std::string_view name) {

@@ -40,6 +40,13 @@ class RetrievalState : public PolicyState {
   /// the group; of all pages so far. Valid until the head's next selection.
   std::span<const float> page_mass(int head) const;
 
+  /// The same of each query head [G, pages], but exp(l - highest(head, g)), l the logarithm of the
+  /// mass before it is divided by the sum.
+  View<float, 2> head_masses(int head, int64_t group, int64_t pages);
+  float highest(int head, int64_t g) const;
+  /// Before the scores of a selection by mass are pooled.
+  void note_highest(int head, View<const float, 2> scores);
+
   /// Room for the misses of one selection of this head.
   std::span<PageMove> move_room(int head);
   /// Misses that the last make_resident() of this head found, kept in move_room().
@@ -64,6 +71,7 @@ class RetrievalState : public PolicyState {
   std::vector<size_t> page_counts_;  // [layers][heads]
   std::vector<float> scores_;        // [heads][G * candidates]
   std::vector<float> pooled_;        // [heads][candidates]
+  std::vector<float> highest_;       // [heads][G], where the sketch has values
   std::vector<int32_t> listed_;      // [heads][candidates] for sketches of two stages
   std::vector<size_t> listed_counts_;
   std::vector<PageMove> moves_;      // [heads][k]
@@ -111,6 +119,11 @@ View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
 
 /// After a selection by mass: what the row loses that attends to sink, window and `pages`.
 double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
+
+/// After attention to sink, window and `pages`, which a selection by mass chose from: lets all other
+/// pages count with their estimated mass beside what was attended to, and with their mean values.
+/// The layer's sketch has values. Takes no memory.
+void add_unattended(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
 
 /// The sketch as a device knows it; nothing where only the host builds it.
 std::optional<SketchKind> device_sketch(std::string_view name);

@@ -82,6 +82,7 @@ Driver::Driver(const Scenario& setup, const std::string& specification,
   const auto tokens = static_cast<size_t>(std::max<int64_t>(setup.chunk, kMaxBatch));
   q_.resize(tokens * static_cast<size_t>(heads * setup.dim));
   out_.resize(q_.size());
+  log_mass_.resize(q_.size() / static_cast<size_t>(setup_.dim));
   k_.resize(tokens * static_cast<size_t>(setup.kv_heads * setup.dim));
   v_.resize(k_.size());
   rows_.resize(static_cast<size_t>(kMaxBatch * setup.kv_heads));
@@ -147,6 +148,7 @@ void Driver::step(std::span<TestSequence* const> batch) {
   const int64_t rows = n * setup_.kv_heads;
   const auto q = view3(q_.data(), rows, setup_.group, setup_.dim);
   const auto out = view3(out_.data(), rows, setup_.group, setup_.dim);
+  const View<float, 2> log_mass(log_mass_.data(), rows, setup_.group);
   sequences_.clear();
   for (TestSequence* each : batch) sequences_.push_back({each->cache, *each->state, &model_});
   // What the model above would know of its input: whose it is (FakeModel).
@@ -162,7 +164,9 @@ void Driver::step(std::span<TestSequence* const> batch) {
                    sequences_,
                    q,
                    std::span(rows_).first(static_cast<size_t>(rows)),
-                   input};
+                   input,
+                   out,
+                   log_mass};
     policy_->begin_layer(step);
     for (int64_t s = 0; s < n; ++s) {
       TestSequence& each = *batch[static_cast<size_t>(s)];
@@ -180,7 +184,8 @@ void Driver::step(std::span<TestSequence* const> batch) {
     policy_->pages_for(step);
     if (on_rows) on_rows(step, batch);
     std::fill(out_.begin(), out_.end(), std::nanf(""));
-    backend_->decode_attention(ctx_, q, step.rows, step.scale, out);
+    std::fill(log_mass_.begin(), log_mass_.end(), std::nanf(""));
+    backend_->decode_attention(ctx_, q, step.rows, step.scale, out, log_mass);
     policy_->after_attention(step);
     if (on_layer_done) on_layer_done(step, batch);
     const auto size = static_cast<size_t>(setup_.kv_heads * setup_.group * setup_.dim);

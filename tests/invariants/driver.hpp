@@ -99,7 +99,7 @@ class Driver {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Policy> policy_;
   FakeModel model_;
-  std::vector<float> q_, k_, v_, out_, input_;
+  std::vector<float> q_, k_, v_, out_, log_mass_, input_;
   std::vector<AttentionRow> rows_;
   std::vector<PolicySequence> sequences_;
 };

@@ -47,6 +47,7 @@ void Inputs::query(int layer, int64_t token, View<float, 3> q) const {
 }
 
 void Inputs::key_value(int layer, int64_t token, View<float, 2> k, View<float, 2> v) const {
+  token -= token % alike_;
   for (int64_t m = 0; m < k.shape(0); ++m) {
     Noise run(seed_, kRun, layer, m, token / 11);
     Noise key(seed_, kKey, layer, m, token);

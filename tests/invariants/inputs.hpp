@@ -13,7 +13,8 @@ namespace freekv::invariants {
 /// Keys share a direction within a run of tokens, so that pages differ in how well they match.
 class Inputs {
  public:
-  explicit Inputs(uint64_t seed) : seed_(seed) {}
+  /// `alike` consecutive tokens have the same key and value.
+  explicit Inputs(uint64_t seed, int64_t alike = 1) : seed_(seed), alike_(alike) {}
 
   uint64_t seed() const { return seed_; }
   /// q [M, G, d].
@@ -23,6 +24,7 @@ class Inputs {
 
  private:
   uint64_t seed_;
+  int64_t alike_;
 };
 
 }  // namespace freekv::invariants

@@ -176,27 +176,67 @@ class Naive {
 
   int64_t first_window_page(int64_t t) const { return (t - window_ * page_) / page_; }
 
+  // The attention mass of one query head on each page so far, before it is divided by the sum.
+  std::vector<double> masses(const KvPool& pool, int layer, int head, View<const float, 1> q,
+                             int64_t t) {
+    const int64_t pages = (t + page_ - 1) / page_;
+    std::vector<double> mass;
+    for (int64_t j = 0; j < pages; ++j) {
+      const bool candidate = j >= sink_ && j < first_window_page(t);
+      const auto page = static_cast<int32_t>(j);
+      mass.push_back(candidate && options_.mass == NaiveMass::kKey2
+                         ? two_bits_of(pool, layer, head, page).mass(q)
+                         : exact_mass(pool, page, head, q,
+                                      static_cast<int>(std::min(page_, t - j * page_))));
+    }
+    return mass;
+  }
+
   // The share of attention that each page so far has, the mean over the group.
   std::vector<double> page_mass(const KvPool& pool, int layer, int head, View<const float, 2> q,
                                 int64_t t) {
-    const int64_t pages = (t + page_ - 1) / page_;
-    std::vector<double> mean(static_cast<size_t>(pages));
+    std::vector<double> mean(static_cast<size_t>((t + page_ - 1) / page_));
     for (int64_t g = 0; g < q.shape(0); ++g) {
-      std::vector<double> mass;
-      for (int64_t j = 0; j < pages; ++j) {
-        const bool candidate = j >= sink_ && j < first_window_page(t);
-        const auto page = static_cast<int32_t>(j);
-        mass.push_back(candidate && options_.mass == NaiveMass::kKey2
-                           ? two_bits_of(pool, layer, head, page).mass(q[g])
-                           : exact_mass(pool, page, head, q[g],
-                                        static_cast<int>(std::min(page_, t - j * page_))));
-      }
+      const std::vector<double> mass = masses(pool, layer, head, q[g], t);
       const double all = std::accumulate(mass.begin(), mass.end(), 0.0);
       for (size_t j = 0; j < mass.size(); ++j) {
         mean[j] += mass[j] / all / static_cast<double>(q.shape(0));
       }
     }
     return mean;
+  }
+
+  // Attention's output with the pages that were not attended to, each with its estimated mass and
+  // the mean of its values.
+  void add_unattended(const KvPool& pool, int layer, int head, View<const float, 2> q, int64_t t,
+                      const Pages& attended, View<float, 2> out) {
+    for (int64_t g = 0; g < q.shape(0); ++g) {
+      const std::vector<double> mass = masses(pool, layer, head, q[g], t);
+      std::vector<double> rest(static_cast<size_t>(setup_.dim));
+      double found = 0, left = 0;
+      for (size_t j = 0; j < mass.size(); ++j) {
+        const auto page = static_cast<int32_t>(j);
+        if (std::count(attended.begin(), attended.end(), page) != 0) {
+          found += exact_mass(pool, page, head, q[g],
+                              static_cast<int>(std::min(page_, t - page * page_)));
+          continue;
+        }
+        left += mass[j];
+        for (size_t e = 0; e < rest.size(); ++e) {
+          double sum = 0;
+          for (int u = 0; u < page_; ++u) {
+            const std::byte* value = pool.values(page, head) +
+                                     static_cast<size_t>(u) * pool.token_stride();
+            sum += load_element(pool.shape.dtype, value, static_cast<int64_t>(e));
+          }
+          rest[e] += mass[j] * sum / static_cast<double>(page_);
+        }
+      }
+      for (size_t e = 0; e < rest.size(); ++e) {
+        float& x = out[g][static_cast<int64_t>(e)];
+        x = static_cast<float>((found * x + rest[e]) / (found + left));
+      }
+    }
   }
 
   // The k best candidates by what they are `pooled` to, from the first candidate on.
@@ -406,6 +446,14 @@ NaiveResult run_naive(const Scenario& setup, const NaiveOptions& options, uint64
       chosen = naive.attended(batch[0]->plain, step.layer, head, step.q[head], t);
       step.rows[static_cast<size_t>(head)] = {batch[0]->plain.pool(step.layer), head, chosen,
                                               static_cast<int>((t - 1) % setup.page) + 1};
+    }
+  };
+  driver.on_layer_done = [&](LayerStep& step, std::span<TestSequence* const> batch) {
+    if (!options.values) return;
+    for (int head = 0; head < setup.kv_heads; ++head) {
+      naive.add_unattended(batch[0]->plain.pool(step.layer), step.layer, head, step.q[head],
+                           batch[0]->cache.tokens() + 1, pages[static_cast<size_t>(head)],
+                           step.attended[head]);
     }
   };
   driver.prefill(*sequence, prompt);

@@ -28,6 +28,8 @@ struct NaiveOptions {
   /// Not negative: correction by what is missing, section 6, instead of by tau.
   double epsilon = -1;
   double resident = 1;  // for correction by what is missing
+  /// There: pages that are not attended to count with their mass and mean value.
+  bool values = false;
 };
 
 struct NaiveResult {

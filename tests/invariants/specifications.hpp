@@ -40,7 +40,7 @@ inline std::vector<std::string> all_specifications() {
     std::vector<const char*> values;
   };
   static const std::vector<Setting> settings{
-      {"sketch", {"cuboid", "minmax+key2"}},
+      {"sketch", {"cuboid", "minmax+key2", "key2+values"}},
       {"pooling", {"mean_softmax", "max_softmax", "mean_score"}},
       {"dense_layers", {"0", "1"}},
       {"resident", {"1.5", "3"}},

@@ -60,8 +60,8 @@ void CpuBackend::copy_head_page(const KvPool& from, int32_t from_slot, const KvP
 
 void CpuBackend::decode_attention(ExecutionContext& ctx, View<const float, 3> q,
                                   std::span<const AttentionRow> rows, float scale,
-                                  View<float, 3> out) {
-  cpu::decode_attention(ctx, decode_attention_, q, rows, scale, out);
+                                  View<float, 3> out, View<float, 2> log_mass) {
+  cpu::decode_attention(ctx, decode_attention_, q, rows, scale, out, log_mass);
 }
 
 void CpuBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) {
@@ -100,6 +100,16 @@ void CpuBackend::score_exact_pages(View<const float, 2> q, const AttentionRow& r
 void CpuBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                              View<float, 1> pooled) {
   cpu::pool_scores(pooling, scale, scores, pooled);
+}
+
+void CpuBackend::build_mean_values(const KvPool& pool, int32_t slot, int head,
+                                   const MeanValuesView& means, int64_t page) {
+  cpu::build_mean_values(pool, slot, head, means, page);
+}
+
+void CpuBackend::add_mean_values(View<const float, 2> weights, const MeanValuesView& means,
+                                 int64_t first, View<float, 2> out) {
+  cpu::add_mean_values(weights, means, first, out);
 }
 
 void CpuBackend::top_k(View<const float, 1> values, std::span<int32_t> out) {

@@ -44,6 +44,7 @@ struct Batch {
   std::span<const AttentionRow> rows;
   float scale;
   View<float, 3> out;
+  View<float, 2> log_mass;  // or nothing
   Layout layout;
   float* partials;
   int32_t* left;  // splits of each row that are not done
@@ -250,9 +251,10 @@ class Worker {
     const auto group = static_cast<size_t>(batch_.q.shape(1));
     const auto dim = static_cast<size_t>(batch_.q.shape(2));
     if (split.count == 1) {
-      for_results(state(i), [&](size_t g, float, float mass, const float* sums) {
+      for_results(state(i), [&](size_t g, float max, float mass, const float* sums) {
         float* out = head_out(row, g);
         for (size_t e = 0; e < dim; ++e) out[e] = sums[e] / mass;
+        note_mass(row, g, max, mass);
       });
       return;
     }
@@ -288,7 +290,15 @@ class Worker {
         for (size_t e = 0; e < dim; ++e) out[e] += weight * sums[e];
       }
       for (size_t e = 0; e < dim; ++e) out[e] /= mass;
+      note_mass(row, g, highest, mass);
     }
+  }
+
+  // Scores are to base two.
+  void note_mass(size_t row, size_t g, float max, float mass) const {
+    if (!batch_.log_mass.data()) return;
+    batch_.log_mass[static_cast<int64_t>(row)][static_cast<int64_t>(g)] =
+        (max + std::log2(mass)) / kLog2E;
   }
 
   float* head_out(size_t row, size_t g) const {
@@ -326,8 +336,8 @@ void DecodeAttentionScratch::reserve(ExecutionContext& ctx, const BackendLimits&
 
 void decode_attention(ExecutionContext& ctx, DecodeAttentionScratch& scratch,
                       View<const float, 3> q, std::span<const AttentionRow> rows, float scale,
-                      View<float, 3> out) {
-  check_decode(q, rows, out);
+                      View<float, 3> out, View<float, 2> log_mass) {
+  check_decode(q, rows, out, log_mass);
   check_argument(rows.size() <= scratch.rows && ctx.threads() <= static_cast<int>(scratch.workers),
                  "{} rows on {} threads, reserved are {} rows and {} threads", rows.size(),
                  ctx.threads(), scratch.rows, scratch.workers);
@@ -349,7 +359,12 @@ void decode_attention(ExecutionContext& ctx, DecodeAttentionScratch& scratch,
     splits += count;
     if (count > 1) partials += static_cast<size_t>(count);
     left[r] = static_cast<int32_t>(count);
-    if (count == 0) std::ranges::fill(out[static_cast<int64_t>(r)].flat(), 0.0f);
+    if (count > 0) continue;
+    std::ranges::fill(out[static_cast<int64_t>(r)].flat(), 0.0f);
+    if (log_mass.data()) {
+      std::ranges::fill(log_mass[static_cast<int64_t>(r)].flat(),
+                        -std::numeric_limits<float>::infinity());
+    }
   }
   check_argument(partials <= scratch.partials, "the rows need {} splits, reserved are {}", partials,
                  scratch.partials);
@@ -361,6 +376,7 @@ void decode_attention(ExecutionContext& ctx, DecodeAttentionScratch& scratch,
                     .rows = rows,
                     .scale = scale,
                     .out = out,
+                    .log_mass = log_mass,
                     .layout = layout,
                     .partials = workers + scratch.workers * layout.worker,
                     .left = left,

@@ -24,6 +24,6 @@ struct DecodeAttentionScratch {
 /// so neither the thread count nor the rest of the batch changes a bit of the result.
 void decode_attention(ExecutionContext& ctx, DecodeAttentionScratch& scratch,
                       View<const float, 3> q, std::span<const AttentionRow> rows, float scale,
-                      View<float, 3> out);
+                      View<float, 3> out, View<float, 2> log_mass = {});
 
 }  // namespace freekv::cpu

@@ -17,10 +17,10 @@ inline constexpr int kMaxHeadDim = 256;
 
 /// out[d] = softmax(scale * q . K) V over the first `visible` tokens of `slots` (all full pages of
 /// `head`, but the last that is reached), in their order, as one running softmax in f64. No visible
-/// token gives zeros.
-inline void attend(std::span<const float> q, const KvPool& pool, int head,
-                   std::span<const int32_t> slots, int64_t visible, float scale,
-                   std::span<float> out) {
+/// token gives zeros. Returns ln sum exp(scale * q . k), -infinity of no token.
+inline double attend(std::span<const float> q, const KvPool& pool, int head,
+                     std::span<const int32_t> slots, int64_t visible, float scale,
+                     std::span<float> out) {
   const int d = pool.shape.head_dim;
   const int page = pool.shape.page;
   check_argument(d >= 1 && d <= kMaxHeadDim, "head_dim is {}, must be 1 to {}", d, kMaxHeadDim);
@@ -56,6 +56,7 @@ inline void attend(std::span<const float> q, const KvPool& pool, int head,
   for (size_t e = 0; e < out.size(); ++e) {
     out[e] = visible > 0 ? static_cast<float>(sum[e] / mass) : 0.0f;
   }
+  return highest + std::log(mass);
 }
 
 }  // namespace freekv::reference

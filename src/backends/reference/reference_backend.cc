@@ -63,8 +63,8 @@ void ReferenceBackend::copy_head_page(const KvPool& from, int32_t from_slot, con
 
 void ReferenceBackend::decode_attention(ExecutionContext& ctx, View<const float, 3> q,
                                         std::span<const AttentionRow> rows, float scale,
-                                        View<float, 3> out) {
-  reference::decode_attention(ctx, q, rows, scale, out);
+                                        View<float, 3> out, View<float, 2> log_mass) {
+  reference::decode_attention(ctx, q, rows, scale, out, log_mass);
 }
 
 void ReferenceBackend::prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) {
@@ -104,6 +104,16 @@ void ReferenceBackend::score_exact_pages(View<const float, 2> q, const Attention
 void ReferenceBackend::pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                                    View<float, 1> pooled) {
   reference::pool_scores(pooling, scale, scores, pooled);
+}
+
+void ReferenceBackend::build_mean_values(const KvPool& pool, int32_t slot, int head,
+                                         const MeanValuesView& means, int64_t page) {
+  reference::build_mean_values(pool, slot, head, means, page);
+}
+
+void ReferenceBackend::add_mean_values(View<const float, 2> weights, const MeanValuesView& means,
+                                       int64_t first, View<float, 2> out) {
+  reference::add_mean_values(weights, means, first, out);
 }
 
 void ReferenceBackend::top_k(View<const float, 1> values, std::span<int32_t> out) {

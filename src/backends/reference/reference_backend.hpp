@@ -29,8 +29,8 @@ class ReferenceBackend final : public Backend {
   void copy_head_page(const KvPool& from, int32_t from_slot, const KvPool& to, int32_t to_slot,
                       int head) override;
   void decode_attention(ExecutionContext& ctx, View<const float, 3> q,
-                        std::span<const AttentionRow> rows, float scale,
-                        View<float, 3> out) override;
+                        std::span<const AttentionRow> rows, float scale, View<float, 3> out,
+                        View<float, 2> log_mass) override;
   void prefill_attention(ExecutionContext& ctx, const PrefillAttention& params) override;
   void prefill_mass(ExecutionContext& ctx, const PrefillMass& params) override;
   void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketchView& sketch,
@@ -45,6 +45,10 @@ class ReferenceBackend final : public Backend {
                          View<float, 2> scores) override;
   void pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                    View<float, 1> pooled) override;
+  void build_mean_values(const KvPool& pool, int32_t slot, int head, const MeanValuesView& means,
+                         int64_t page) override;
+  void add_mean_values(View<const float, 2> weights, const MeanValuesView& means, int64_t first,
+                       View<float, 2> out) override;
   void top_k(View<const float, 1> values, std::span<int32_t> out) override;
   void mean_cosine(ExecutionContext& ctx, View<const float, 3> q, View<const float, 3> previous,
                    View<float, 1> out) override;

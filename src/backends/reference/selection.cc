@@ -85,25 +85,24 @@ void pool_scores(Pooling pooling, float scale, View<float, 2> scores, View<float
   check_pooling(scores, pooled);
   const int64_t group = scores.shape(0);
   const int64_t n = scores.shape(1);
-  if (pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMaxSoftmax) {
-    for (int64_t g = 0; g < group && n > 0; ++g) {
-      const View<float, 1> row = scores[g];
+  const bool softmax = pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMaxSoftmax;
+  const bool mean = pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMeanScore;
+  for (int64_t g = 0; g < group && n > 0; ++g) {
+    const View<float, 1> row = scores[g];
+    double mass = 1;
+    if (softmax) {
       const float highest = *std::max_element(row.data(), row.data() + n);
-      const double mass = softmax_mass(row, scale, highest);
+      mass = softmax_mass(row, scale, highest);
       for (float& s : row.flat()) {
-        s = static_cast<float>(std::exp(scale * (static_cast<double>(s) - highest)) / mass);
+        s = static_cast<float>(std::exp(scale * (static_cast<double>(s) - highest)));
       }
     }
-  }
-  const bool mean = pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMeanScore;
-  for (int64_t j = 0; j < n; ++j) {
-    double sum = 0;
-    float highest = -std::numeric_limits<float>::infinity();
-    for (int64_t g = 0; g < group; ++g) {
-      sum += scores[g][j];
-      highest = std::max(highest, scores[g][j]);
+    for (int64_t j = 0; j < n; ++j) {
+      const double value = row[j] / mass;
+      const double before = g == 0 ? (mean ? 0 : value) : pooled[j];
+      pooled[j] = static_cast<float>(mean ? before + value / static_cast<double>(group)
+                                          : std::max(before, value));
     }
-    pooled[j] = mean ? static_cast<float>(sum / static_cast<double>(group)) : highest;
   }
 }
 

@@ -16,6 +16,10 @@ void score_key2_pages(View<const float, 2> q, const Key2SketchView& sketch, floa
 void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
                        View<float, 2> scores);
 void pool_scores(Pooling pooling, float scale, View<float, 2> scores, View<float, 1> pooled);
+void build_mean_values(const KvPool& pool, int32_t slot, int head, const MeanValuesView& means,
+                       int64_t page);
+void add_mean_values(View<const float, 2> weights, const MeanValuesView& means, int64_t first,
+                     View<float, 2> out);
 void top_k(View<const float, 1> values, std::span<int32_t> out);
 void mean_cosine(ExecutionContext& ctx, View<const float, 3> q, View<const float, 3> previous,
                  View<float, 1> out);

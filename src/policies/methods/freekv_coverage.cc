@@ -1,7 +1,8 @@
 // freekv-coverage: as freekv, but corrected by what is missing instead of by how far the query
 // moved. The sketches estimate the attention mass of every page under the current query; attention
 // waits for the heaviest missing pages until what is missing weighs less than epsilon, and the rest
-// is recalled behind it for the next step (algorithm.md, section 6; ours).
+// is recalled behind it for the next step. With a sketch that has values, pages that are not attended
+// to count with their estimated mass and mean value (algorithm.md, section 6; ours).
 #include <algorithm>
 
 #include "core/check.hpp"
@@ -23,6 +24,7 @@ struct Coverage {
   size_t selected = 0;
   size_t missing = 0;
   size_t recalled = 0;  // of the missing ones, before attention
+  size_t attended = 0;
   double lost_mass = 0;
   uint64_t recall_ns = 0;
 };
@@ -119,6 +121,7 @@ class CoveragePolicy final : public Policy {
     check_argument(sketch.score_kind() == ScoreKind::kLogMass,
                    "sketch is '{}', must estimate attention mass: {}", sketch.name(),
                    mass_sketch_names());
+    has_values_ = sketch.has_values();
     needs_.fast = CacheNeeds::Fast::kBudget;
     needs_.slow = true;
     needs_.sketch = sketch.name();
@@ -170,6 +173,15 @@ class CoveragePolicy final : public Policy {
   }
 
   void after_attention(LayerStep& step) override {
+    if (has_values_) {
+      for_rows(
+          step, [&](const StepRow& row) { return retrieves(step, row); },
+          [&](const StepRow& row) {
+            CoverageState& state = state_of(step, row.sequence);
+            add_unattended(step, row,
+                           state.attended_room(row.head).first(state.coverage(row.head).attended));
+          });
+    }
     for (int s = 0; s < static_cast<int>(step.sequences.size()); ++s) {
       if (!retrieves(step, {s, 0})) continue;
       CoverageState& state = state_of(step, s);
@@ -227,7 +239,7 @@ class CoveragePolicy final : public Policy {
     const auto attended =
         merge_last(layer, head, present, state.last(step.layer, head), state.attended_room(head));
     set_sparse_row(step, row, state, attended);
-    state.coverage(head) = {selected.size(), missing.size(), recalled,
+    state.coverage(head) = {selected.size(), missing.size(), recalled, attended.size(),
                             lost_mass(step, row, attended), recall_ns};
   }
 
@@ -268,6 +280,7 @@ class CoveragePolicy final : public Policy {
 
   CacheNeeds needs_;
   double epsilon_;
+  bool has_values_ = false;
 };
 
 }  // namespace
@@ -277,7 +290,9 @@ PolicyDescriptor describe_freekv_coverage() {
           "retrieval from the slow tier, corrected by the attention mass of what is missing (ours)",
           {{"epsilon", "0.07",
             "attention mass of selected pages that may be missing; 0: wait for all of them"},
-           {"sketch", "key2", "page sketch that estimates attention mass: " + mass_sketch_names()},
+           {"sketch", "key2",
+            "page sketch that estimates attention mass: " + mass_sketch_names() +
+                "; with values, pages not attended to count with theirs"},
            {"dense_layers", "0", "first layers that keep and attend to everything"},
            {"resident", "1",
             "fast-tier pages per head for selections, as a multiple of those selected"},
