@@ -130,6 +130,10 @@ TABLES = {
                        "ruler/niah-multi-query,ruler/common-words,ruler/frequent-words", "32768",
                        ("full", "oracle", "freekv:tau=2,sketch=key2", "freekv-coverage",
                         "freekv-coverage:epsilon=0.01"), "2048,8192", samples=48),
+    # What the pages are worth that are not attended to; with this sketch the host answers.
+    "values": Table("Mean values of the pages that are not attended to", SUITE, "32768",
+                    ("full", "freekv-coverage", "freekv-coverage:sketch=key2+values"), "512,2048",
+                    samples=100),
     # The suite's tightest cell at this budget, with more samples.
     "tracking": Table("Variable tracking of three chains, 1,000 samples",
                       "ruler/variable-tracking-3-chains", "32768",

@@ -150,8 +150,8 @@ class Backend {
   virtual void score_exact_pages(View<const float, 2> q, const AttentionRow& row, float scale,
                                  View<float, 2> scores) = 0;
   /// Pools scores [G, n] over the group to pooled [n]; `scale` multiplies scores before a softmax
-  /// over the n pages. Destroys scores; a softmax leaves exp(scale * (score - the head's highest)) of
-  /// them. Single-threaded.
+  /// over the n pages. Destroys scores; a softmax leaves exp(scale * (score - the head's highest))
+  /// of them. Single-threaded.
   virtual void pool_scores(Pooling pooling, float scale, View<float, 2> scores,
                            View<float, 1> pooled) = 0;
   /// Writes the mean of the complete page's values of `head` in `slot` to index `page` of `means`,

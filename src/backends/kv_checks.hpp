@@ -56,10 +56,10 @@ inline void check_decode(View<const float, 3> q, std::span<const AttentionRow> r
                      out.shape(1) == q.shape(1) && out.shape(2) == q.shape(2),
                  "q is [{}, {}, {}] and out [{}, {}, {}], must be equal with {} rows", q.shape(0),
                  q.shape(1), q.shape(2), out.shape(0), out.shape(1), out.shape(2), rows.size());
-  check_argument(!log_mass.data() || (log_mass.shape(0) == q.shape(0) &&
-                                      log_mass.shape(1) == q.shape(1)),
-                 "log_mass is [{}, {}], must be [{}, {}] as q", log_mass.shape(0),
-                 log_mass.shape(1), q.shape(0), q.shape(1));
+  check_argument(
+      !log_mass.data() || (log_mass.shape(0) == q.shape(0) && log_mass.shape(1) == q.shape(1)),
+      "log_mass is [{}, {}], must be [{}, {}] as q", log_mass.shape(0), log_mass.shape(1),
+      q.shape(0), q.shape(1));
   for (const AttentionRow& row : rows) {
     const KvShape& shape = row.pool.shape;
     check_argument(shape.head_dim == q.shape(2), "the pool's head_dim is {}, q has {}",

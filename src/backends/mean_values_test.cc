@@ -61,9 +61,8 @@ TEST(MeanValues, AreAddedAsTheReferenceAddsThem) {
   for (const DType dtype : cases::kKvTypes) {
     for (const int dim : {8, 64, 80, 96, 128, 256}) {
       const cases::PagedKv kv({1, dim, 4, dtype}, KvLayout::kNHD, 70 * 4, 7);
-      for (const auto& [first, n] :
-           {std::array{0, 0}, std::array{3, 1}, std::array{0, 32}, std::array{1, 33},
-            std::array{5, 65}}) {
+      for (const auto& [first, n] : {std::array{0, 0}, std::array{3, 1}, std::array{0, 32},
+                                     std::array{1, 33}, std::array{5, 65}}) {
         for (int group = 1; group <= 16; ++group) {
           SCOPED_TRACE(fmt::format("{} d={} G={} {}+{}", dtype_name(dtype), dim, group, first, n));
           std::vector<float> weights = cases::random_floats(int64_t{1} * group * n, 11);
@@ -83,9 +82,8 @@ TEST(MeanValues, AreAddedAsTheReferenceAddsThem) {
             return out;
           };
           const std::vector<float> expected = run(reference::add_mean_values);
-          for_each_simd_target([&] {
-            EXPECT_LE(cases::relative_error(run(cpu::add_mean_values), expected), 2e-6);
-          });
+          for_each_simd_target(
+              [&] { EXPECT_LE(cases::relative_error(run(cpu::add_mean_values), expected), 2e-6); });
         }
       }
     }

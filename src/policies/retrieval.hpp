@@ -120,9 +120,9 @@ View<const float, 2> row_query(const LayerStep& step, const StepRow& row);
 /// After a selection by mass: what the row loses that attends to sink, window and `pages`.
 double lost_mass(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
 
-/// After attention to sink, window and `pages`, which a selection by mass chose from: lets all other
-/// pages count with their estimated mass beside what was attended to, and with their mean values.
-/// The layer's sketch has values. Takes no memory.
+/// After attention to sink, window and `pages`, which a selection by mass chose from: lets all
+/// other pages count with their estimated mass beside what was attended to, and with their mean
+/// values. The layer's sketch has values. Takes no memory.
 void add_unattended(const LayerStep& step, const StepRow& row, std::span<const int32_t> pages);
 
 /// The sketch as a device knows it; nothing where only the host builds it.

@@ -184,10 +184,10 @@ class Naive {
     for (int64_t j = 0; j < pages; ++j) {
       const bool candidate = j >= sink_ && j < first_window_page(t);
       const auto page = static_cast<int32_t>(j);
-      mass.push_back(candidate && options_.mass == NaiveMass::kKey2
-                         ? two_bits_of(pool, layer, head, page).mass(q)
-                         : exact_mass(pool, page, head, q,
-                                      static_cast<int>(std::min(page_, t - j * page_))));
+      mass.push_back(
+          candidate && options_.mass == NaiveMass::kKey2
+              ? two_bits_of(pool, layer, head, page).mass(q)
+              : exact_mass(pool, page, head, q, static_cast<int>(std::min(page_, t - j * page_))));
     }
     return mass;
   }
@@ -225,8 +225,8 @@ class Naive {
         for (size_t e = 0; e < rest.size(); ++e) {
           double sum = 0;
           for (int u = 0; u < page_; ++u) {
-            const std::byte* value = pool.values(page, head) +
-                                     static_cast<size_t>(u) * pool.token_stride();
+            const std::byte* value =
+                pool.values(page, head) + static_cast<size_t>(u) * pool.token_stride();
             sum += load_element(pool.shape.dtype, value, static_cast<int64_t>(e));
           }
           rest[e] += mass[j] * sum / static_cast<double>(page_);

@@ -88,9 +88,8 @@ void add_heads(View<const float, 2> weights, const MeanValuesView& means, int64_
 }
 
 void build_means_any(const KvPool& pool, int32_t slot, int head, std::byte* mean) {
-  dispatch_kv_dtype(pool.shape.dtype, [&](auto type) {
-    build_means<decltype(type)::value>(pool, slot, head, mean);
-  });
+  dispatch_kv_dtype(pool.shape.dtype,
+                    [&](auto type) { build_means<decltype(type)::value>(pool, slot, head, mean); });
 }
 
 void add_means_any(View<const float, 2> weights, const MeanValuesView& means, int64_t first,

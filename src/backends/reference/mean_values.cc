@@ -12,8 +12,8 @@ void build_mean_values(const KvPool& pool, int32_t slot, int head, const MeanVal
   for (int e = 0; e < means.head_dim; ++e) {
     double sum = 0;
     for (int t = 0; t < tokens; ++t) {
-      sum += load_element(pool.shape.dtype, values + static_cast<size_t>(t) * pool.token_stride(),
-                          e);
+      sum +=
+          load_element(pool.shape.dtype, values + static_cast<size_t>(t) * pool.token_stride(), e);
     }
     store_element(means.dtype, means.mean(page), e, static_cast<float>(sum / tokens));
   }

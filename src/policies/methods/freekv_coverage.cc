@@ -1,8 +1,8 @@
 // freekv-coverage: as freekv, but corrected by what is missing instead of by how far the query
 // moved. The sketches estimate the attention mass of every page under the current query; attention
 // waits for the heaviest missing pages until what is missing weighs less than epsilon, and the rest
-// is recalled behind it for the next step. With a sketch that has values, pages that are not attended
-// to count with their estimated mass and mean value (algorithm.md, section 6; ours).
+// is recalled behind it for the next step. With a sketch that has values, pages that are not
+// attended to count with their estimated mass and mean value (algorithm.md, section 6; ours).
 #include <algorithm>
 
 #include "core/check.hpp"
@@ -239,8 +239,9 @@ class CoveragePolicy final : public Policy {
     const auto attended =
         merge_last(layer, head, present, state.last(step.layer, head), state.attended_room(head));
     set_sparse_row(step, row, state, attended);
-    state.coverage(head) = {selected.size(), missing.size(), recalled, attended.size(),
-                            lost_mass(step, row, attended), recall_ns};
+    state.coverage(head) = {
+        selected.size(), missing.size(), recalled, attended.size(), lost_mass(step, row, attended),
+        recall_ns};
   }
 
   // `present` and the resident pages of `last`, ascending.
