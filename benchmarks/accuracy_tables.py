@@ -133,7 +133,7 @@ TABLES = {
     # What the pages are worth that are not attended to; with this sketch the host answers.
     "values": Table("Mean values of the pages that are not attended to", SUITE, "32768",
                     ("full", "freekv-coverage", "freekv-coverage:sketch=key2+values"), "512,2048",
-                    samples=100),
+                    samples=50),
     # The suite's tightest cell at this budget, with more samples.
     "tracking": Table("Variable tracking of three chains, 1,000 samples",
                       "ruler/variable-tracking-3-chains", "32768",
