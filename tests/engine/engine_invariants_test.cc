@@ -18,6 +18,10 @@ std::vector<Case> all_cases() {
       cases.push_back({testing_support::base_specification(policy), backend});
     }
   }
+  // Changes what attention gives, which no default does.
+  for (const char* backend : {"reference", "cpu"}) {
+    cases.push_back({"freekv-coverage:sketch=key2+values", backend});
+  }
   return cases;
 }
 
