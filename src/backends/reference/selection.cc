@@ -83,26 +83,32 @@ void score_box_pages(View<const float, 2> q, const BoxSketchView& sketch, int64_
 
 void pool_scores(Pooling pooling, float scale, View<float, 2> scores, View<float, 1> pooled) {
   check_pooling(scores, pooled);
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
   const int64_t group = scores.shape(0);
   const int64_t n = scores.shape(1);
   const bool softmax = pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMaxSoftmax;
   const bool mean = pooling == Pooling::kMeanSoftmax || pooling == Pooling::kMeanScore;
-  for (int64_t g = 0; g < group && n > 0; ++g) {
+  if (n == 0) return;
+  for (int64_t g = 0; softmax && g < group; ++g) {
     const View<float, 1> row = scores[g];
-    double mass = 1;
-    if (softmax) {
-      const float highest = *std::max_element(row.data(), row.data() + n);
-      mass = softmax_mass(row, scale, highest);
-      for (float& s : row.flat()) {
-        s = static_cast<float>(std::exp(scale * (static_cast<double>(s) - highest)));
-      }
-    }
+    const float highest = *std::max_element(row.data(), row.data() + n);
+    const double mass = softmax_mass(row, scale, highest);
     for (int64_t j = 0; j < n; ++j) {
-      const double value = row[j] / mass;
-      const double before = g == 0 ? (mean ? 0 : value) : pooled[j];
-      pooled[j] = static_cast<float>(mean ? before + value / static_cast<double>(group)
-                                          : std::max(before, value));
+      row[j] = static_cast<float>(std::exp(scale * (static_cast<double>(row[j]) - highest)));
+      const auto share = static_cast<float>(row[j] / mass);
+      if (g == 0) pooled[j] = mean ? 0 : kLowest;
+      pooled[j] = mean ? pooled[j] + share / static_cast<float>(group) : std::max(pooled[j], share);
     }
+  }
+  if (softmax) return;
+  for (int64_t j = 0; j < n; ++j) {
+    double sum = 0;
+    float highest = kLowest;
+    for (int64_t g = 0; g < group; ++g) {
+      sum += scores[g][j];
+      highest = std::max(highest, scores[g][j]);
+    }
+    pooled[j] = mean ? static_cast<float>(sum / static_cast<double>(group)) : highest;
   }
 }
 
