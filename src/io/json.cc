@@ -61,6 +61,8 @@ JsonObject::JsonObject(const json& value, std::string source, std::string prefix
   }
 }
 
+std::string JsonObject::label(std::string_view key) const { return prefix_ + quoted_if_odd(key); }
+
 const json* JsonObject::find(std::string_view key) const {
   const auto it = value_->find(key);
   return it == value_->end() || it->is_null() ? nullptr : &*it;

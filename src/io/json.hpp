@@ -26,7 +26,7 @@ class JsonObject {
   JsonObject(const nlohmann::json& value, std::string source, std::string prefix = "");
 
   const std::string& source() const { return source_; }
-  std::string label(std::string_view key) const { return prefix_ + std::string(key); }
+  std::string label(std::string_view key) const;
 
   bool has(std::string_view key) const { return find(key) != nullptr; }
   std::optional<uint64_t> find_u64(std::string_view key) const;  // an integer of 0 or more

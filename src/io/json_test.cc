@@ -54,6 +54,13 @@ TEST(Json, WrongTypesNameFieldAndValue) {
   EXPECT_THAT(error_of(R"({"n":{"k":[]}})",
                        [](const JsonObject& root) { root.find_object("n")->find_bool("k"); }),
               HasSubstr("n.k is an array"));
+  // Where keys are the file's own they can neither break the line nor fill the screen.
+  EXPECT_THAT(error_of(R"({"n":{"a\n\u00e9":3}})",
+                       [](const JsonObject& root) {
+                         const JsonObject object = *root.find_object("n");
+                         object.find_string(object.keys()[0]);
+                       }),
+              HasSubstr("n.'a\\x0a\\xc3\\xa9' is 3, must be a string"));
 }
 
 TEST(Json, NumbersThatAreNoJsonNameTheirField) {

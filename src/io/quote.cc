@@ -22,4 +22,10 @@ std::string quoted(std::string_view text) {
   return result;
 }
 
+std::string quoted_if_odd(std::string_view text) {
+  std::string result = quoted(text);
+  const bool plain = result.size() == text.size() + 2 && result.compare(1, text.size(), text) == 0;
+  return plain ? std::string(text) : result;
+}
+
 }  // namespace freekv

@@ -62,9 +62,10 @@ TEST(MakePolicy, ChecksValues) {
   EXPECT_EQ(message_of("freekv:dense_layers=-1"),
             "dense_layers is '-1', must be a whole number from 0 to 1024");
   EXPECT_EQ(message_of("quest:sketch=box"),
-            "sketch is 'box', must be one of cuboid, key2, landmark, mean, minmax, minmax+key2");
+            "sketch is 'box', must be one of cuboid, key2, key2+values, landmark, mean, minmax, "
+            "minmax+key2");
   EXPECT_EQ(message_of("freekv-coverage:sketch=mean"),
-            "sketch is 'mean', must estimate attention mass: key2, minmax+key2");
+            "sketch is 'mean', must estimate attention mass: key2, key2+values, minmax+key2");
   EXPECT_EQ(message_of("freekv-coverage:epsilon=-0.1"),
             "epsilon is '-0.1', must be a number from 0 to 1");
   EXPECT_EQ(message_of("freekv:recall=disk"), "recall is 'disk', must be one of gather, streamed");

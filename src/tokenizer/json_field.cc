@@ -30,7 +30,8 @@ const nlohmann::json& JsonField::typed(bool right, std::string_view what) const 
 JsonField JsonField::member(const std::string& key) const {
   const nlohmann::json& object = typed(is_object(), "an object");
   const auto it = object.find(key);
-  return {it == object.end() ? nullptr : &*it, name_.empty() ? key : name_ + "." + key, *file_};
+  const std::string label = quoted_if_odd(key);
+  return {it == object.end() ? nullptr : &*it, name_.empty() ? label : name_ + "." + label, *file_};
 }
 
 std::vector<JsonField> JsonField::elements() const {

@@ -160,6 +160,8 @@ TEST(TokenizerFolder, RefusesOtherComponentsByName) {
   };
   const auto unsupported = ErrorCode::kUnsupported;
   const auto parse = ErrorCode::kParse;
+  json unknown_token = template_processing("<s>", 1);
+  unknown_token["single"][0]["SpecialToken"]["id"] = "\u0112\n";
   const Case cases[] = {
       {"/model/type", "WordPiece", unsupported, "model.type is 'WordPiece', the one supported"},
       {"/model/dropout", 0.1, unsupported, "model.dropout is 0.1"},
@@ -189,6 +191,8 @@ TEST(TokenizerFolder, RefusesOtherComponentsByName) {
       {"/decoder", nullptr, parse, "decoder is missing or null"},
       {"/post_processor/type", "BertProcessing", unsupported, "post_processor.type is"},
       {"/post_processor", template_processing("<s>", 99999), parse, "its token 99999"},
+      {"/post_processor", unknown_token, parse,
+       "post_processor.special_tokens.'\\xc4\\x92\\x0a' is missing or null, must be an object"},
       {"/added_tokens/0/content", "", parse, "added_tokens[0].content is ''"},
       {"/added_tokens/0/id", 97, parse, "but token 97 is 'a'"},
       {"/added_tokens/0/id", 1.5, parse, "added_tokens[0].id is 1.5, must be an integer"},
