@@ -1,7 +1,7 @@
 // key2+values: key2 and the mean value of the page, so that pages that are not attended to can
-// count with their estimated mass and what they hold on average (algorithm.md, section 6; ours. The
-// estimation zone of RetroInfer, arXiv 2505.02922, does this with clusters of keys). 2 d bytes a
-// page more than key2.
+// count with their estimated mass and what they hold on average, as clusters of keys do in the
+// estimation zone of RetroInfer (arXiv 2505.02922). 2 d bytes a page more than key2. Only
+// freekv-coverage uses the values.
 #include "kvcache/key2_sketch.hpp"
 
 namespace freekv {

@@ -1,8 +1,8 @@
 // freekv-coverage: as freekv, but corrected by what is missing instead of by how far the query
 // moved. The sketches estimate the attention mass of every page under the current query; attention
 // waits for the heaviest missing pages until what is missing weighs less than epsilon, and the rest
-// is recalled behind it for the next step. With a sketch that has values, pages that are not
-// attended to count with their estimated mass and mean value (algorithm.md, section 6; ours).
+// is recalled behind it for the next step (algorithm.md, section 6; ours). With a sketch that has
+// values, pages that are not attended to count with their estimated mass and mean value.
 #include <algorithm>
 
 #include "core/check.hpp"
