@@ -35,7 +35,12 @@ ON_DEVICE = ("full", "quest", "freekv", "freekv:sketch=key2", "freekv:tau=2,sket
              "freekv-coverage")
 BASELINES = ("streaming", "razor", "raas", "snapkv", "arkvale", "shadowkv:rank=32", "infinigen",
              "oracle")
+ALL = ("full", *BASELINES[:4], "h2o", "quest", *BASELINES[4:], *ON_DEVICE[2:])
 SUITE = "ruler,chain,ledger,copy-json"
+OTHERS = ",".join([*(f"ruler/{task}" for task in (
+    "niah-single", "niah-multi-key-words", "niah-multi-key-uuids", "niah-multi-value",
+    "niah-multi-query", "variable-tracking", "variable-tracking-3-chains", "common-words",
+    "frequent-words")), "ledger", "copy-json"])  # all but niah-multi-key and chain
 HARD = ("ruler/niah-multi-key", "chain", "ledger")  # one search, many searches, long answers
 # What the suite compares: the default and what waits for more.
 EPSILONS = {"0.07": "freekv-coverage", "0.05": "freekv-coverage:epsilon=0.05"}
@@ -90,12 +95,15 @@ TABLES = {
     # Without h2o, which is shown every query of the prompt: the CPU has to read it all, and does in
     # a table of its own.
     "policies": Table("All policies at 32K", "ruler/niah-multi-key,chain", "32768",
-                      (*ON_DEVICE, *BASELINES), samples=56),
+                      (*ON_DEVICE, *BASELINES), samples=48),
+    "policies-tasks": Table("All policies on all other tasks at 32K", OTHERS, "32768",
+                            (*ON_DEVICE, *BASELINES), samples=12),
     # For two CPU cores: the bar of 100 samples, 50 of each task, in 20 minutes is measured with it.
     "policies-8k": Table("All policies at 8K with 512 tokens, on the CPU",
                          "ruler/niah-multi-key,chain", "8192",
-                         ("full", *BASELINES[:4], "h2o", "quest", *BASELINES[4:],
-                          *ON_DEVICE[2:]), samples=50, gpu=False),
+                         ALL, samples=50, gpu=False),
+    "policies-8k-tasks": Table("All policies on all other tasks at 8K with 512 tokens, on the CPU",
+                               OTHERS, "8192", ALL, samples=12, gpu=False),
     "tau": Table("Correction by cosine", ",".join(HARD), "32768",
                  swept("freekv:sketch=key2", "tau", ("0.7", "0.75", "0.8", "0.85", "0.9", "0.95")),
                  samples=100),
@@ -117,7 +125,7 @@ TABLES = {
                                          for s in SKETCHES for p in POOLINGS)),
                       samples=30, gpu=False),
     "h2o": Table("h2o at 32K, on the CPU", "ruler/niah-multi-key,chain", "32768",
-                 ("full", "h2o"), samples=24, gpu=False),
+                 ("full", "h2o"), samples=16, gpu=False),
     "pages": Table("Tokens per page", ",".join(HARD), "32768",
                    ("full", "freekv", "freekv:sketch=key2", "freekv-coverage"), "512",
                    further=("--pages", "16,32,64"), samples=100),
@@ -133,7 +141,7 @@ TABLES = {
     # What the pages are worth that are not attended to; with this sketch the host answers.
     "values": Table("Mean values of the pages that are not attended to", SUITE, "32768",
                     ("full", "freekv-coverage", "freekv-coverage:sketch=key2+values"), "512,2048",
-                    samples=50),
+                    samples=24),
     # The suite's tightest cell at this budget, with more samples.
     "tracking": Table("Variable tracking of three chains, 1,000 samples",
                       "ruler/variable-tracking-3-chains", "32768",
@@ -188,32 +196,77 @@ def shared_gpu(names: list[str], processes: int) -> Iterator[dict]:
                            stdout=subprocess.DEVNULL)
 
 
-def run(name: str, args: argparse.Namespace, environment: dict) -> None:
-    """Makes a table's results; where several processes do, their files are put together."""
-    start = time.monotonic()
-    processes = min(args.processes, TABLES[name].processes)
-    commands = [command_of(name, args, shard, processes) for shard in range(processes)]
-    parts = [pathlib.Path(command[-1]) for command in commands]
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that one that is stopped meanwhile leaves the old one."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def join(name: str, args: argparse.Namespace) -> pathlib.Path:
+    """Puts the rows of a table's processes, of this run or one that was stopped, into one file."""
     whole = args.results / f"{name}.jsonl"
-    if processes > 1 and whole.exists():  # each goes on with its share
-        for row in whole.read_bytes().splitlines(keepends=True):
-            with parts[json.loads(row)["sample"] % processes].open("ab") as part:
-                part.write(row)
-        whole.unlink()
-    quiet = subprocess.DEVNULL if processes > 1 else None
-    # A table of the CPU's takes what those of the GPU leave.
-    nice = [] if TABLES[name].gpu else ["nice"]
-    running = [subprocess.Popen([*nice, *command], cwd=ROOT, stdout=quiet, stderr=quiet,
-                                env=environment) for command in commands]
-    codes = [process.wait() for process in running]
-    for command, code in zip(commands, codes):
-        if code != 0:
-            raise RuntimeError(f"{shlex.join(command)}: exit code {code}")
-    if processes > 1:
-        whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    parts = sorted(args.results.glob(f"{name}.[0-9]*.jsonl"),
+                   key=lambda part: int(part.suffixes[0][1:]))
+    if parts:
+        rows = [row for file in (whole, *parts) if file.exists()
+                for row in file.read_bytes().splitlines(keepends=True)
+                if row.endswith(b"\n")]  # else a process was stopped while it wrote
+        replace(whole, b"".join(dict.fromkeys(rows)))
         for part in parts:
             part.unlink()
-    print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    return whole
+
+
+def split(name: str, parts: list[pathlib.Path], args: argparse.Namespace) -> None:
+    """Gives each process what there is of its share."""
+    whole = join(name, args)
+    if not whole.exists() or whole in parts:
+        return
+    shares: list = [[] for _ in parts]
+    for row in whole.read_bytes().splitlines(keepends=True):
+        shares[json.loads(row)["sample"] % len(parts)].append(row)
+    for part, share in zip(parts, shares):
+        replace(part, b"".join(share))
+    whole.unlink()
+
+
+def run_tables(names: list[str], args: argparse.Namespace, environment: dict) -> None:
+    """Makes tables' results. A process that has ended makes room for one of the next table: the
+    slowest of a table's keeps nobody waiting."""
+    parts, commands = {}, []
+    for name in names:
+        processes = min(args.processes, TABLES[name].processes)
+        mine = [command_of(name, args, shard, processes) for shard in range(processes)]
+        parts[name] = [pathlib.Path(command[-1]) for command in mine]
+        split(name, parts[name], args)
+        commands += [(name, command) for command in mine]
+    running: dict = {name: [] for name in names}
+    start: dict = {}
+
+    def run(name: str, command: list[str]) -> None:
+        start.setdefault(name, time.monotonic())
+        quiet = subprocess.DEVNULL if len(parts[name]) > 1 else None
+        # A table of the CPU's takes what those of the GPU leave.
+        nice = [] if TABLES[name].gpu else ["nice"]
+        code = subprocess.run([*nice, *command], cwd=ROOT, stdout=quiet, stderr=quiet,
+                              env=environment, check=False).returncode
+        if code != 0:
+            raise RuntimeError(f"{shlex.join(command)}: exit code {code}")
+
+    together = max(len(each) for each in parts.values())
+    with concurrent.futures.ThreadPoolExecutor(together) as pool:
+        try:
+            for name, command in commands:
+                running[name].append(pool.submit(run, name, command))
+            for name in names:
+                for done in running[name]:
+                    done.result()
+                join(name, args)
+                print(f"{name}: {time.monotonic() - start[name]:.0f} s", flush=True)
+        except RuntimeError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def run_all(names: list[str], args: argparse.Namespace) -> None:
@@ -222,16 +275,11 @@ def run_all(names: list[str], args: argparse.Namespace) -> None:
     groups: dict = {}
     for name in names:
         groups.setdefault((TABLES[name].gpu, TABLES[name].processes == 1), []).append(name)
-
-    def run_group(group: list[str], environment: dict) -> None:
-        for name in group:
-            run(name, args, environment)
-
     start = time.monotonic()
     try:
         with (shared_gpu(names, args.processes) as environment,
               concurrent.futures.ThreadPoolExecutor(len(groups)) as pool):
-            for done in [pool.submit(run_group, group, environment)
+            for done in [pool.submit(run_tables, group, args, environment)
                          for group in groups.values()]:
                 done.result()
     except RuntimeError as error:
