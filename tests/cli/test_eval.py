@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """freekv eval and freekv report on the demo model: results, interruptions, bad input."""
+import argparse
 import json
 import pathlib
 import signal
@@ -11,6 +12,9 @@ import xml.etree.ElementTree
 
 import test_cli
 from test_cli import MODEL, PROGRAM, ROOT, check, refused, run
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import accuracy_tables  # noqa: E402
 
 HAYSTACK = ROOT / "models/demo_document.txt"
 TASKS = ("eval", "-m", MODEL, "--haystack", HAYSTACK, "--context", 1536, "--suite",
@@ -131,6 +135,32 @@ def tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
           and [file.name for file in (folder / "results").iterdir()] == ["tau.jsonl.xz"], done)
 
 
+def shared_tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    """The rows of a stopped run go to the processes of the next, however many, each row once."""
+    args = argparse.Namespace(results=folder / "shared")
+    args.results.mkdir()
+    lines = [json.dumps({"sample": sample}) + "\n" for sample in range(7)]
+    (args.results / "tau.jsonl").write_text("".join(lines), encoding="utf-8")
+    other = args.results / "tau-minmax.0.jsonl"
+    other.write_text(lines[0], encoding="utf-8")
+    for processes in (3, 5, 1, 2):
+        parts = [args.results / (f"tau.{i}.jsonl" if processes > 1 else "tau.jsonl")
+                 for i in range(processes)]
+        accuracy_tables.split("tau", parts, args)
+        for i, part in enumerate(parts):
+            check(f"process {i} of {processes} has its share",
+                  sorted(part.read_text(encoding="utf-8").splitlines(keepends=True)) ==
+                  lines[i::processes], part)
+        if processes > 1:  # stopped between two files, and within a line
+            (args.results / "tau.jsonl").write_text(lines[3], encoding="utf-8")
+            with parts[1].open("a", encoding="utf-8") as part:
+                part.write(lines[0][:-3])
+    joined = accuracy_tables.join("tau", args)
+    check("put together", sorted(joined.read_text(encoding="utf-8").splitlines(keepends=True)) ==
+          lines and sorted(args.results.iterdir()) == sorted([joined, other]),
+          list(args.results.iterdir()))
+
+
 def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
     out = folder / "refused.jsonl"
     ask = ("eval", "-m", MODEL, "--haystack", HAYSTACK, "--out", out, "--samples", 1)
@@ -174,6 +204,7 @@ def main() -> None:
         stopped(folder, whole)
         reports(folder, whole)
         tables(folder, whole)
+        shared_tables(folder, whole)
         bad_input(folder, whole)
     print(f"{test_cli.checks - test_cli.failures} passed, {test_cli.failures} failed")
     sys.exit(test_cli.failures > 0)
