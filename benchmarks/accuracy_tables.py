@@ -125,7 +125,7 @@ TABLES = {
                                          for s in SKETCHES for p in POOLINGS)),
                       samples=30, gpu=False),
     "h2o": Table("h2o at 32K, on the CPU", "ruler/niah-multi-key,chain", "32768",
-                 ("full", "h2o"), samples=12, gpu=False),
+                 ("full", "h2o"), samples=16, gpu=False),
     "pages": Table("Tokens per page", ",".join(HARD), "32768",
                    ("full", "freekv", "freekv:sketch=key2", "freekv-coverage"), "512",
                    further=("--pages", "16,32,64"), samples=100),
@@ -149,7 +149,7 @@ TABLES = {
                       samples=1000),
     # No claim rests on these two: the model answers nothing there.
     "policies-128k": Table("All policies at 128K", "ruler/niah-multi-key,chain", "131072",
-                           (*ON_DEVICE, *BASELINES), samples=6, parallel=1),
+                           (*ON_DEVICE, *BASELINES), samples=12, parallel=1),
     "128k": Table("128K", "ruler/niah-multi-key,chain", "131072", COMPARED, "512,2048",
                   samples=56, parallel=4),
     # A larger epsilon than the suite's, where its bars at this budget are tight.
