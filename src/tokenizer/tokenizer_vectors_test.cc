@@ -88,6 +88,16 @@ std::vector<std::vector<int32_t>> expected_of(const std::string& name) {
   return expected;
 }
 
+// What comes back of a text. SentencePiece's mark of a space, U+2581, is a space to it.
+std::string returned(const std::string& name, std::string text) {
+  const std::string mark = "\xe2\x96\x81";
+  if (name != "llama-spm") return text;
+  for (size_t at = 0; (at = text.find(mark, at)) != std::string::npos; ++at) {
+    text.replace(at, mark.size(), " ");
+  }
+  return text;
+}
+
 class TokenizerVectors : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -110,27 +120,29 @@ TEST_P(TokenizerVectors, EveryCaseGivesThePublishedIds) {
 TEST_P(TokenizerVectors, DecodeUndoesEncodeForAnyBytes) {
   const Tokenizer& tokenizer = tokenizer_of(GetParam());
   // Pieces that meet the rules' corner cases, between bytes of every kind.
-  const auto piece =
-      rc::gen::oneOf(rc::gen::container<std::string>(rc::gen::arbitrary<char>()),
-                     rc::gen::element<std::string>(
-                         " ", "\n", "\r\n", "'s", "'LL", "\xf0\x9f\xa6\x99", "\xe2\x80\x83",
-                         "123456", "hello", " world", "\xcc\x81", "\xf0\x9f", "<|endoftext|>"));
+  const auto piece = rc::gen::oneOf(
+      rc::gen::container<std::string>(rc::gen::arbitrary<char>()),
+      rc::gen::element<std::string>(" ", "\n", "\r\n", "'s", "'LL", "\xf0\x9f\xa6\x99",
+                                    "\xe2\x80\x83", "123456", "hello", " world", "\xcc\x81",
+                                    "\xf0\x9f", "\xe2\x96\x81", "<|endoftext|>"));
   const bool holds = rc::check("decode(encode(text)) == text", [&] {
     std::string text;
     for (const std::string& part : *rc::gen::container<std::vector<std::string>>(piece)) {
       text += part;
     }
     const std::vector<int32_t> ids = tokenizer.encode(text);
-    RC_ASSERT(tokenizer.decode(ids) == text);
+    const std::string expected = returned(GetParam(), text);
+    RC_ASSERT(tokenizer.decode(ids) == expected);
     // A space prefix comes after special tokens too, and there it stays.
     if (!tokenizer.strips_leading_space()) {
-      RC_ASSERT(tokenizer.decode(tokenizer.encode(text, {.parse_special = true}), true) == text);
+      RC_ASSERT(tokenizer.decode(tokenizer.encode(text, {.parse_special = true}), true) ==
+                expected);
     }
     StreamDecoder stream(tokenizer);
     std::string joined;
     for (const int32_t id : ids) joined += stream.push(id);
     joined += stream.flush();
-    RC_ASSERT(joined == text);
+    RC_ASSERT(joined == expected);
   });
   EXPECT_TRUE(holds);
 }
