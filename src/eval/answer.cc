@@ -1,26 +1,10 @@
 #include "eval/answer.hpp"
 
 #include <algorithm>
-#include <cmath>
 
-#include "core/check.hpp"
 #include "eval/answer_run.hpp"
 
 namespace freekv::eval {
-namespace {
-
-/// log of the sum of exp(logit).
-double log_normaliser(std::span<const float> logits) {
-  const double most = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(logit - most);
-  const double result = most + std::log(sum);
-  check_internal(std::isfinite(result), "the softmax of {} logits is {}", logits.size(), result);
-  return result;
-}
-
-}  // namespace
-
 void Agreement::add(const Agreement& other) {
   kl_sum += other.kl_sum;
   compared += other.compared;
@@ -37,20 +21,6 @@ void AnswerCost::add(const AnswerCost& other) {
   memory.fast_kv_bytes = std::max(memory.fast_kv_bytes, other.memory.fast_kv_bytes);
   memory.slow_kv_bytes = std::max(memory.slow_kv_bytes, other.memory.slow_kv_bytes);
   memory.sketch_bytes = std::max(memory.sketch_bytes, other.memory.sketch_bytes);
-}
-
-double kl_divergence(std::span<const float> p, std::span<const float> q) {
-  check_internal(p.size() == q.size() && !p.empty(), "{} and {} logits to compare", p.size(),
-                 q.size());
-  const double p_norm = log_normaliser(p), q_norm = log_normaliser(q);
-  double sum = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const double log_p = p[i] - p_norm;
-    // A token that cannot come (its logit may be -infinity) adds nothing.
-    if (const double share = std::exp(log_p); share > 0) sum += share * (log_p - (q[i] - q_norm));
-  }
-  // Rounding leaves a trace on either side of 0 where the rows are equal.
-  return std::max(0.0, sum);
 }
 
 namespace {

@@ -66,8 +66,4 @@ Answer answer_freely(Engine& engine, const Question& question, DenseAnswer* dens
 Answer answer_and_compare(Engine& engine, const Question& question, const DenseAnswer& dense,
                           Agreement& agreement);
 
-/// KL(p || q) in nats of the softmaxes of two rows of logits, in double precision. Throws
-/// Error(kInternal) when a logit is not finite.
-double kl_divergence(std::span<const float> p, std::span<const float> q);
-
 }  // namespace freekv::eval

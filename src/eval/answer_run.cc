@@ -3,19 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <thread>
 
 #include "core/thread_pool.hpp"
+#include "eval/row_logits.hpp"
 
 namespace freekv::eval {
 namespace {
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int32_t likeliest(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
 bool greedy(const SamplingOptions& sampling) {
@@ -99,7 +95,7 @@ AnswerRun::State AnswerRun::follow() {
       greedy(question_.sampling) ? static_cast<int64_t>(dense.tokens.size()) : dense.compared();
   const int64_t next = cost_.decode_steps;
   const auto logits = sequence_->logits();
-  const int32_t choice = likeliest(logits);
+  const auto choice = static_cast<int32_t>(likeliest(logits));
   if (next == 0) {
     // The prefill's own choice, exact for every method.
     same_ = same_ && !dense.tokens.empty() && choice == chosen_at(0);
@@ -109,7 +105,7 @@ AnswerRun::State AnswerRun::follow() {
       const auto row =
           std::span(dense.logits).subspan(static_cast<size_t>(next - 1) * vocab, vocab);
       agreement_.kl_sum += kl_divergence(row, logits);
-      agreement_.agreed += choice == likeliest(row);
+      agreement_.agreed += choice == static_cast<int32_t>(likeliest(row));
       ++agreement_.compared;
     }
     same_ = same_ &&
@@ -144,8 +140,8 @@ class Batch {
       : engine_(engine), runs_(runs), parallel_(parallel), done_(done) {
     for (size_t i = 0; i < runs.size(); ++i) waiting_.push_back(i);
     // Logits of large vocabularies take a core longer to compare than a GPU to compute.
-    const auto cores = std::max<size_t>(1, std::thread::hardware_concurrency());
-    if (const size_t threads = std::min({parallel, runs.size(), cores}); threads > 1) {
+    const auto most = static_cast<size_t>(engine.options().threads);
+    if (const size_t threads = std::min({parallel, runs.size(), most}); threads > 1) {
       pool_.emplace(static_cast<int>(threads));
     }
   }

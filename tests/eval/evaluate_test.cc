@@ -12,18 +12,6 @@
 namespace freekv::eval {
 namespace {
 
-TEST(KlDivergence, OfHandCases) {
-  const std::vector<float> even = {0, 0}, shifted = {5, 5}, skewed = {std::log(3.0f), 0};
-  EXPECT_NEAR(kl_divergence(even, shifted), 0, 1e-15);
-  // (1/2, 1/2) against (3/4, 1/4): log(1/2) - (log(3/4) + log(1/4)) / 2.
-  EXPECT_NEAR(kl_divergence(even, skewed), std::log(2 / std::sqrt(3.0)), 1e-7);
-  EXPECT_NEAR(kl_divergence(skewed, even), 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
-  const std::vector<float> padded = {0, 0, -INFINITY}, other = {std::log(3.0f), 0, -INFINITY};
-  EXPECT_NEAR(kl_divergence(padded, other), kl_divergence(even, skewed), 1e-12);
-  EXPECT_THROW(kl_divergence(std::vector<float>{NAN, 0}, even), Error);
-  EXPECT_THROW(kl_divergence(even, std::vector<float>{0}), Error);
-}
-
 class Evaluate : public testing::Test {
  protected:
   Evaluate() : options_(tiny_options(model_)), dense_(with("full", 96)) {
