@@ -210,8 +210,8 @@ class Timing {
       }
     });
     graph.launch(stream);
-    Event start(true);
-    Event end(true);
+    Event start(EventUse::kTiming);
+    Event end(EventUse::kTiming);
     start.record(stream);
     constexpr int kRuns = 5;
     for (int i = 0; i < kRuns; ++i) graph.launch(stream);

@@ -158,7 +158,12 @@ View<const float, 2> CudaModel::fetch_logits(int64_t n) {
   check_cuda(cudaMemcpyAsync(logits_.data(), decoder_->logits(), bytes, cudaMemcpyDeviceToHost,
                              decoder_->stream()),
              "the logits");
-  check_cuda(cudaStreamSynchronize(decoder_->stream()), "a step");
+  if (spec_.max_batch == 1) {
+    check_cuda(cudaStreamSynchronize(decoder_->stream()), "a step");
+  } else {  // many sequences: their other work, and other processes, can use this core
+    fetched_.record(decoder_->stream());
+    check_cuda(cudaEventSynchronize(fetched_), "a step");
+  }
   return View<const float, 2>(reinterpret_cast<const float*>(logits_.data()), n, spec_.vocab);
 }
 

@@ -53,6 +53,7 @@ class CudaModel final : public DeviceModel {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Prefill> prefill_;
   PinnedBuffer logits_;  // [max_batch, V]
+  Event fetched_{EventUse::kSleep};
   mutable TokenReader reader_;
   mutable std::optional<std::string> lost_;  // what the device failed with
 };

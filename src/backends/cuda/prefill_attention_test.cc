@@ -143,7 +143,7 @@ TEST(PrefillAttention, DISABLED_Rate) {
         const Stream stream;
         fill_random(kv.type, q.data(), q_values, 1, 1.0f, stream);
         fill_random(kv.type, key.data(), kv_values, 2, 1.0f, stream);
-        Event start(true), end(true);
+        Event start(EventUse::kTiming), end(EventUse::kTiming);
         for (int round = 0; round < 2; ++round) {
           start.record(stream);
           for (int i = 0; i < 5; ++i) {

@@ -33,7 +33,7 @@ class PrefillProgress {
 
  private:
   struct Part {
-    Event event;
+    Event event{EventUse::kSleep};  // a part takes milliseconds
     int64_t done = 0;
   };
   const std::function<bool(int64_t)>& proceed_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -178,13 +179,32 @@ TEST(Event, MeasuresTime) {
   const DeviceBuffer buffer(size_t{64} << 20);
   check_cuda(cudaDeviceSynchronize(), "wait");
   const Stream stream;
-  Event start(true), end(true);
+  Event start(EventUse::kTiming), end(EventUse::kTiming);
   start.record(stream);
   for (int i = 0; i < 100; ++i) set(buffer, i, stream);
   end.record(stream);
   stream.synchronize();
   EXPECT_GT(end.since(start), 0.1f);  // 6.4 GB
   EXPECT_LT(end.since(start), 10e3f);
+}
+
+TEST(Event, IsWaitedForAsleep) {
+  const DeviceBuffer buffer(size_t{256} << 20);
+  check_cuda(cudaDeviceSynchronize(), "wait");
+  const Stream stream;
+  Event end(EventUse::kSleep);
+  const auto seconds = [](clockid_t clock) {
+    timespec now{};
+    clock_gettime(clock, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+  };
+  for (int i = 0; i < 500; ++i) set(buffer, i, stream);  // 134 GB
+  end.record(stream);
+  const double start = seconds(CLOCK_MONOTONIC), worked = seconds(CLOCK_THREAD_CPUTIME_ID);
+  check_cuda(cudaEventSynchronize(end), "wait");
+  const double waited = seconds(CLOCK_MONOTONIC) - start;
+  EXPECT_GT(waited, 5e-3);
+  EXPECT_LT(seconds(CLOCK_THREAD_CPUTIME_ID) - worked, waited / 4);
 }
 
 TEST(Graph, RepeatsWhatWasCaptured) {

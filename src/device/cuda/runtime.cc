@@ -191,9 +191,10 @@ void Stream::synchronize() const {
   check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }
 
-Event::Event(bool timed) {
-  check_cuda(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
-             "cudaEventCreateWithFlags");
+Event::Event(EventUse use) {
+  unsigned flags = use == EventUse::kTiming ? cudaEventDefault : cudaEventDisableTiming;
+  if (use == EventUse::kSleep) flags |= cudaEventBlockingSync;
+  check_cuda(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
 }
 
 Event::~Event() {

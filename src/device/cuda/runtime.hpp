@@ -103,10 +103,17 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// A point in a stream. `timed` ones can be subtracted.
+/// What an event is good for, beside having streams wait for it.
+enum class EventUse {
+  kOrder,   // a thread that waits for it asks all the time: it goes on within microseconds
+  kTiming,  // can be subtracted
+  kSleep,   // a thread that waits for it leaves its core to others
+};
+
+/// A point in a stream.
 class Event {
  public:
-  explicit Event(bool timed = false);
+  explicit Event(EventUse use = EventUse::kOrder);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;

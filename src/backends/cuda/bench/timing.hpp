@@ -12,7 +12,7 @@ namespace freekv::cuda {
 /// `repeats`, fewer where they would take more than some seconds.
 double milliseconds(cudaStream_t stream, int repeats, const auto& body) {
   constexpr double kRoundMs = 4000;
-  Event start(true), end(true);
+  Event start(EventUse::kTiming), end(EventUse::kTiming);
   const auto round = [&](int n) {
     start.record(stream);
     for (int i = 0; i < n; ++i) body();
