@@ -130,6 +130,44 @@ TEST(PrefillAttention, RefusesShapesItDoesNotHave) {
   EXPECT_THROW(call({8, 4, 128, 16}, 1, int64_t{1} << 23), Error);
 }
 
+// Of work on two streams, whose blocks share the multiprocessors.
+TEST(PrefillAttention, IsTheSameEveryTime) {
+  for (const auto& [dim, kv_heads, group] : {std::tuple(64, 2, 3), {128, 2, 4}}) {
+    const KvGeometry kv{kv_heads, group, dim, 32, KvType::kBF16};
+    const int64_t n = 2048, context = 4096;
+    const int64_t q_values = n * kv.query_heads() * dim, kv_values = context * kv_heads * dim;
+    const DeviceBuffer q = device_array<uint16_t>(static_cast<size_t>(q_values));
+    const DeviceBuffer key = device_array<uint16_t>(static_cast<size_t>(kv_values));
+    const DeviceBuffer value = device_array<uint16_t>(static_cast<size_t>(kv_values));
+    const Stream streams[2];
+    fill_random(kv.type, q.data(), q_values, 1, 1.0f, streams[0]);
+    fill_random(kv.type, key.data(), kv_values, 2, 1.0f, streams[0]);
+    fill_random(kv.type, value.data(), kv_values, 3, 1.0f, streams[0]);
+    streams[0].synchronize();
+    const DeviceBuffer out[2] = {DeviceBuffer(q.bytes()), DeviceBuffer(q.bytes())};
+    std::vector<uint16_t> first, again(static_cast<size_t>(q_values));
+    for (int round = 0; round < 200; ++round) {
+      for (int s = 0; s < 2; ++s) {
+        prefill_attention({.kv = kv,
+                           .q = q.data(),
+                           .key = key.data(),
+                           .value = value.data(),
+                           .out = out[s].data(),
+                           .n = n,
+                           .context = context},
+                          streams[s]);
+      }
+      for (int s = 0; s < 2; ++s) {
+        streams[s].synchronize();
+        check_cuda(cudaMemcpy(again.data(), out[s].data(), q.bytes(), cudaMemcpyDeviceToHost),
+                   "the output");
+        if (first.empty()) first = again;
+        ASSERT_TRUE(again == first) << "d " << dim << ", round " << round << ", stream " << s;
+      }
+    }
+  }
+}
+
 TEST(PrefillAttention, DISABLED_Rate) {
   for (const auto& [dim, kv_heads, group] : {std::tuple(128, 8, 4), {64, 8, 4}, {256, 4, 4}}) {
     for (const int64_t context : {8192, 32768, 131072}) {
