@@ -153,6 +153,17 @@ __device__ float add_all_lanes(float value) {
   return value;
 }
 
+// The weights of the norm go where row 0 of x will be, while x is still being made: they come from
+// memory, x from L2. Each thread puts them where it will need them.
+template <int kRows>
+__device__ void stage_norm(const GemvParams& p, const Shared<kRows>& shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread >= kStagers) return;
+  const float4* norm = reinterpret_cast<const float4*>(p.norm);
+#pragma unroll 4
+  for (int i = thread; i < p.k / 4; i += kStagers) shared.x[i] = norm[i];
+}
+
 template <int kRows, bool kNorm>
 __device__ void stage_x(const GemvParams& p, const Shared<kRows>& shared) {
   const int thread = static_cast<int>(threadIdx.x), quads = p.k / 4;
@@ -164,11 +175,10 @@ __device__ void stage_x(const GemvParams& p, const Shared<kRows>& shared) {
     }
   } else {
     if (thread >= kStagers) return;
-    const float4* norm = reinterpret_cast<const float4*>(p.norm);
     float squares[kRows] = {};
 #pragma unroll(kRows <= 2 ? 4 : 1)
     for (int i = thread; i < quads; i += kStagers) {
-      const float4 by = norm[i];
+      const float4 by = shared.x[i];  // of stage_norm()
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float4 v = x[r * quads + i];
@@ -227,14 +237,36 @@ __device__ void join_group(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroup) : "memory");
 }
 
+// One output of a unit, which a lane of the warp that writes them has, and what is added to it: asked
+// for before the product, since that is a trip to memory.
+template <int kRows, bool kGated>
+struct Output {
+  static constexpr int kOfUnit = kOutputsOfUnit<kGated>;
+  static_assert(kRows * kOfUnit <= kWarp);
+  int w, r, n;
+  bool exists;
+  float* to;
+  float bias = 0, old = 0;
+
+  __device__ Output(const GemvParams& p, int unit, int lane)
+      : w(lane % kOfUnit),
+        r(lane / kOfUnit),
+        n(unit * kOfUnit + w),
+        exists(r < kRows && n < p.n),
+        to(p.out + int64_t{r} * p.n + n) {
+    if (!exists) return;
+    if (p.bias) bias = p.bias[n];
+    if (p.accumulate) old = *to;
+  }
+};
+
 // The outputs of one unit, by one warp: slices in their order, then what comes behind the product.
 template <int kRows, bool kNorm, bool kGated>
 __device__ void write_unit(const GemvParams& p, const Shared<kRows>& shared,
-                           const float (*partial)[kRows][kWeights], int unit, int lane) {
-  constexpr int kOutputs = kOutputsOfUnit<kGated>;
-  static_assert(kRows * kOutputs <= kWarp);
-  const int w = lane % kOutputs, r = lane / kOutputs, n = unit * kOutputs + w;
-  if (r >= kRows || n >= p.n) return;
+                           const float (*partial)[kRows][kWeights],
+                           const Output<kRows, kGated>& output) {
+  const int w = output.w, r = output.r;
+  if (!output.exists) return;
   const auto product = [&](int at) {
     float value = partial[0][r][at];
 #pragma unroll
@@ -244,10 +276,9 @@ __device__ void write_unit(const GemvParams& p, const Shared<kRows>& shared,
   float value = product(w), inverse = 1;
   if constexpr (kNorm) inverse = inverse_norm(p, shared, r);
   if constexpr (kNorm) value = __fmul_rn(value, inverse);
-  if constexpr (kGated) value = gated(value, __fmul_rn(product(w + kOutputs), inverse));
-  if (p.bias) value = __fadd_rn(value, p.bias[n]);
-  float* out = p.out + int64_t{r} * p.n + n;
-  *out = p.accumulate ? __fadd_rn(*out, value) : value;
+  if constexpr (kGated) value = gated(value, __fmul_rn(product(w + output.kOfUnit), inverse));
+  if (p.bias) value = __fadd_rn(value, output.bias);
+  *output.to = p.accumulate ? __fadd_rn(output.old, value) : value;
 }
 
 template <int kRows, bool kNorm, bool kGated>
@@ -279,6 +310,7 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   int unit = static_cast<int>(blockIdx.x) * groups + group, chunk = slice;
   if (unit < units) reader.load<kOutputs>(unit, chunk, raw);
   int found = leads ? unit_after(unit) : 0;
+  if constexpr (kNorm) stage_norm<kRows>(p, shared);
   wait_for_previous();
   stage_x<kRows, kNorm>(p, shared);
   int turn = 0;
@@ -288,6 +320,8 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   int next = shared.next[group][turn];
   const bool swapped = takes_second_half_first(lane);
   float sums[kRows][kWeights] = {};
+  const bool writes = slice == kSlices - 1;
+  Output<kRows, kGated> output(p, writes ? unit : units, lane);
   bool begins = true;
   while (unit < units) {
     if (begins && leads) found = unit_after(next);
@@ -299,7 +333,6 @@ __global__ void __maxnreg__(kRegisters<kRows>)
       }
     }
     chunk += kUnroll<kRows> * kSlices;
-    const int done = unit;
     begins = chunk >= chunks;
     if (begins) {
       chunk = slice;
@@ -319,7 +352,9 @@ __global__ void __maxnreg__(kRegisters<kRows>)
     if (leads) shared.next[group][turn] = found;
     join_group(group);  // again before what is read here is written in the turn after the next
     next = shared.next[group][turn];
-    if (slice == kSlices - 1) write_unit<kRows, kNorm, kGated>(p, shared, partial, done, lane);
+    if (!writes) continue;
+    write_unit<kRows, kNorm, kGated>(p, shared, partial, output);
+    output = {p, unit, lane};
   }
 }
 
