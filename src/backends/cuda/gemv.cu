@@ -37,13 +37,21 @@ constexpr size_t kMaxShared = size_t{227} << 10;
 constexpr int kMaxCols = 1 << 24;  // kMaxGemvRows of them are counted in an int
 constexpr int kLanesPerSum = kWarp / kWeights;
 
-// Weights are read once: they must not push x, which is read by every warp, out of L1. Volatile, so
-// that the compiler keeps all loads of an iteration in front of the sums.
-__device__ uint4 load_weights(const uint4* from) {
+// What is read once a step leaves L2 first: else a layer's weights, ten times what L2 holds, would
+// take the tables, small weights and code of all other kernels with them.
+__device__ uint64_t read_once() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Nor must weights push x, which is read by every warp, out of L1. Volatile, so that the compiler
+// keeps all loads of an iteration in front of the sums.
+__device__ uint4 load_weights(const uint4* from, uint64_t policy) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(__cvta_generic_to_global(from)));
+               : "l"(__cvta_generic_to_global(from)), "l"(policy));
   return v;
 }
 
@@ -211,6 +219,7 @@ struct Reader {
   int outputs;  // N
   int slice;
   int lane;
+  uint64_t policy = read_once();
 
   // Beyond the last row, and beyond the end of a row, the last is read: nothing is added there.
   template <int kNear, int kChunks>
@@ -224,7 +233,7 @@ struct Reader {
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
         const uint4* row = from + (w < kNear ? 0 : far);
-        raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at));
+        raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at), policy);
       }
     }
   }
