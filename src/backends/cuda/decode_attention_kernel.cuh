@@ -237,10 +237,7 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   }
   wait_for_previous();
 
-  const int64_t at = int64_t{r} * group * kDim;
-  constexpr float kLog2E = 1.4426950408889634f;
-  const RowMode mode = params.mode[r];  // on its way together with the query
-  Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);
+  const RowMode mode = params.mode[r];
   if (!started || mode != expected) {
     wait_copies<0>();
     __syncwarp();
@@ -249,6 +246,9 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   }
   if (split >= share.used) return wait_copies<0>();
 
+  const int64_t at = int64_t{r} * group * kDim;
+  constexpr float kLog2E = 1.4426950408889634f;
+  Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);
   __syncthreads();
   const Query<kType, kDim> query(shared.query);
   Attention<kType, kDim> attention;

@@ -37,21 +37,13 @@ constexpr size_t kMaxShared = size_t{227} << 10;
 constexpr int kMaxCols = 1 << 24;  // kMaxGemvRows of them are counted in an int
 constexpr int kLanesPerSum = kWarp / kWeights;
 
-// What is read once a step leaves L2 first: else a layer's weights, ten times what L2 holds, would
-// take the tables, small weights and code of all other kernels with them.
-__device__ uint64_t read_once() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-// Nor must weights push x, which is read by every warp, out of L1. Volatile, so that the compiler
-// keeps all loads of an iteration in front of the sums.
-__device__ uint4 load_weights(const uint4* from, uint64_t policy) {
+// Weights are read once: they must not push x, which is read by every warp, out of L1. Volatile, so
+// that the compiler keeps all loads of an iteration in front of the sums.
+__device__ uint4 load_weights(const uint4* from) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(__cvta_generic_to_global(from)), "l"(policy));
+               : "l"(__cvta_generic_to_global(from)));
   return v;
 }
 
@@ -161,17 +153,6 @@ __device__ float add_all_lanes(float value) {
   return value;
 }
 
-// The weights of the norm go where row 0 of x will be, while x is still being made: they come from
-// memory, x from L2. Each thread puts them where it will need them.
-template <int kRows>
-__device__ void stage_norm(const GemvParams& p, const Shared<kRows>& shared) {
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread >= kStagers) return;
-  const float4* norm = reinterpret_cast<const float4*>(p.norm);
-#pragma unroll 4
-  for (int i = thread; i < p.k / 4; i += kStagers) shared.x[i] = norm[i];
-}
-
 template <int kRows, bool kNorm>
 __device__ void stage_x(const GemvParams& p, const Shared<kRows>& shared) {
   const int thread = static_cast<int>(threadIdx.x), quads = p.k / 4;
@@ -183,10 +164,11 @@ __device__ void stage_x(const GemvParams& p, const Shared<kRows>& shared) {
     }
   } else {
     if (thread >= kStagers) return;
+    const float4* norm = reinterpret_cast<const float4*>(p.norm);
     float squares[kRows] = {};
 #pragma unroll(kRows <= 2 ? 4 : 1)
     for (int i = thread; i < quads; i += kStagers) {
-      const float4 by = shared.x[i];  // of stage_norm()
+      const float4 by = norm[i];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float4 v = x[r * quads + i];
@@ -219,7 +201,6 @@ struct Reader {
   int outputs;  // N
   int slice;
   int lane;
-  uint64_t policy = read_once();
 
   // Beyond the last row, and beyond the end of a row, the last is read: nothing is added there.
   template <int kNear, int kChunks>
@@ -233,7 +214,7 @@ struct Reader {
 #pragma unroll
       for (int w = 0; w < kWeights; ++w) {
         const uint4* row = from + (w < kNear ? 0 : far);
-        raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at), policy);
+        raw[u][w] = load_weights(row + (min(w % kNear, spare) * vectors + at));
       }
     }
   }
@@ -246,36 +227,14 @@ __device__ void join_group(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroup) : "memory");
 }
 
-// One output of a unit, which a lane of the warp that writes them has, and what is added to it: asked
-// for before the product, since that is a trip to memory.
-template <int kRows, bool kGated>
-struct Output {
-  static constexpr int kOfUnit = kOutputsOfUnit<kGated>;
-  static_assert(kRows * kOfUnit <= kWarp);
-  int w, r, n;
-  bool exists;
-  float* to;
-  float bias = 0, old = 0;
-
-  __device__ Output(const GemvParams& p, int unit, int lane)
-      : w(lane % kOfUnit),
-        r(lane / kOfUnit),
-        n(unit * kOfUnit + w),
-        exists(r < kRows && n < p.n),
-        to(p.out + int64_t{r} * p.n + n) {
-    if (!exists) return;
-    if (p.bias) bias = p.bias[n];
-    if (p.accumulate) old = *to;
-  }
-};
-
 // The outputs of one unit, by one warp: slices in their order, then what comes behind the product.
 template <int kRows, bool kNorm, bool kGated>
 __device__ void write_unit(const GemvParams& p, const Shared<kRows>& shared,
-                           const float (*partial)[kRows][kWeights],
-                           const Output<kRows, kGated>& output) {
-  const int w = output.w, r = output.r;
-  if (!output.exists) return;
+                           const float (*partial)[kRows][kWeights], int unit, int lane) {
+  constexpr int kOutputs = kOutputsOfUnit<kGated>;
+  static_assert(kRows * kOutputs <= kWarp);
+  const int w = lane % kOutputs, r = lane / kOutputs, n = unit * kOutputs + w;
+  if (r >= kRows || n >= p.n) return;
   const auto product = [&](int at) {
     float value = partial[0][r][at];
 #pragma unroll
@@ -285,9 +244,10 @@ __device__ void write_unit(const GemvParams& p, const Shared<kRows>& shared,
   float value = product(w), inverse = 1;
   if constexpr (kNorm) inverse = inverse_norm(p, shared, r);
   if constexpr (kNorm) value = __fmul_rn(value, inverse);
-  if constexpr (kGated) value = gated(value, __fmul_rn(product(w + output.kOfUnit), inverse));
-  if (p.bias) value = __fadd_rn(value, output.bias);
-  *output.to = p.accumulate ? __fadd_rn(output.old, value) : value;
+  if constexpr (kGated) value = gated(value, __fmul_rn(product(w + kOutputs), inverse));
+  if (p.bias) value = __fadd_rn(value, p.bias[n]);
+  float* out = p.out + int64_t{r} * p.n + n;
+  *out = p.accumulate ? __fadd_rn(*out, value) : value;
 }
 
 template <int kRows, bool kNorm, bool kGated>
@@ -319,7 +279,6 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   int unit = static_cast<int>(blockIdx.x) * groups + group, chunk = slice;
   if (unit < units) reader.load<kOutputs>(unit, chunk, raw);
   int found = leads ? unit_after(unit) : 0;
-  if constexpr (kNorm) stage_norm<kRows>(p, shared);
   wait_for_previous();
   stage_x<kRows, kNorm>(p, shared);
   int turn = 0;
@@ -329,8 +288,6 @@ __global__ void __maxnreg__(kRegisters<kRows>)
   int next = shared.next[group][turn];
   const bool swapped = takes_second_half_first(lane);
   float sums[kRows][kWeights] = {};
-  const bool writes = slice == kSlices - 1;
-  Output<kRows, kGated> output(p, writes ? unit : units, lane);
   bool begins = true;
   while (unit < units) {
     if (begins && leads) found = unit_after(next);
@@ -342,6 +299,7 @@ __global__ void __maxnreg__(kRegisters<kRows>)
       }
     }
     chunk += kUnroll<kRows> * kSlices;
+    const int done = unit;
     begins = chunk >= chunks;
     if (begins) {
       chunk = slice;
@@ -361,9 +319,7 @@ __global__ void __maxnreg__(kRegisters<kRows>)
     if (leads) shared.next[group][turn] = found;
     join_group(group);  // again before what is read here is written in the turn after the next
     next = shared.next[group][turn];
-    if (!writes) continue;
-    write_unit<kRows, kNorm, kGated>(p, shared, partial, output);
-    output = {p, unit, lane};
+    if (slice == kSlices - 1) write_unit<kRows, kNorm, kGated>(p, shared, partial, done, lane);
   }
 }
 
