@@ -46,8 +46,8 @@ HWY_INLINE VD load_doubles(const float* from) {
   return hn::PromoteTo(DD(), hn::LoadU(df, from));
 }
 
-// KL is the mean of p - q under the softmax of p, less p's normaliser plus q's: the logs of the sums
-// of exponentials.
+// KL is the mean of p - q under the softmax of p, less p's normaliser plus q's: the logs of the
+// sums of exponentials.
 double divergence(const float* p, const float* q, size_t n) {
   const DD d;
   const size_t lanes = hn::Lanes(d);
