@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "backends/cuda/layout.hpp"
+#include "backends/cuda/read_once.cuh"
 
 namespace freekv::cuda::decode {
 
@@ -19,9 +20,10 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 
 /// Copies `bytes` (16 or 0) to shared memory in the background and fills up to 16 with zeros.
 __device__ __forceinline__ void copy_16(uint32_t to, const void* from, uint32_t bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
+      "l"(from), "r"(bytes), "l"(read_once())
+      : "memory");
 }
 
 /// Closes a group of copies; empty groups count too.

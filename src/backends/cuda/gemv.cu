@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backends/cuda/launch.cuh"
+#include "backends/cuda/read_once.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -37,16 +38,8 @@ constexpr size_t kMaxShared = size_t{227} << 10;
 constexpr int kMaxCols = 1 << 24;  // kMaxGemvRows of them are counted in an int
 constexpr int kLanesPerSum = kWarp / kWeights;
 
-// What is read once a step leaves L2 first: else a layer's weights, ten times what L2 holds, would
-// take the tables, small weights and code of all other kernels with them.
-__device__ uint64_t read_once() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-// Nor must weights push x, which is read by every warp, out of L1. Volatile, so that the compiler
-// keeps all loads of an iteration in front of the sums.
+// Weights are read once: they must not push x, which is read by every warp, out of L1. Volatile, so
+// that the compiler keeps all loads of an iteration in front of the sums.
 __device__ uint4 load_weights(const uint4* from, uint64_t policy) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
@@ -246,8 +239,8 @@ __device__ void join_group(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroup) : "memory");
 }
 
-// One output of a unit, which a lane of the warp that writes them has, and what is added to it: asked
-// for before the product, since that is a trip to memory.
+// One output of a unit, which a lane of the warp that writes them has, and what is added to it:
+// asked for before the product, since that is a trip to memory.
 template <int kRows, bool kGated>
 struct Output {
   static constexpr int kOfUnit = kOutputsOfUnit<kGated>;
