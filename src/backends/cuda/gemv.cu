@@ -369,7 +369,7 @@ void launch(const GemvParams& p, cudaStream_t stream) {
   const int units = units_of(p), sms = multiprocessors();
   // Two blocks leave some shared memory to kernels beside this one.
   const size_t few = Shared<kRows>::bytes(p.k, kThreads / kGroup);
-  const bool two = few <= kMaxShared * 2 / 5;
+  const bool two = few <= kMaxShared / 5;
   const int threads = two ? kThreads : kMaxThreads, groups = threads / kGroup;
   const int blocks = std::min(two ? 2 * sms : sms, (units + groups - 1) / groups);
   launch_early(kernel, static_cast<unsigned>(blocks), threads, Shared<kRows>::bytes(p.k, groups),
