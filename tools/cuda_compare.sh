@@ -8,14 +8,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/cuda-compare
-tree=$folder/tree
+tree=$folder-tree  # apart, so that the folder can be carried to a GPU by itself
+
+usage() {
+  sed -n '2,7s/^# *//p' "$0" >&2
+  exit 2
+}
 
 build() {
   local architectures="$1" number=0 commit id
   shift
-  rm -f "$folder"/*.tar.xz
+  (($#)) || usage
+  rm -rf "$folder"
   mkdir -p "$folder"
-  [[ -e $tree ]] || git worktree add --quiet --detach "$tree"
+  [[ -e $tree ]] || git worktree add --quiet --force --detach "$tree"
   for commit in "$@"; do
     id=$(git rev-parse --short "$commit")
     number=$((number + 1))
@@ -86,5 +92,5 @@ case "${1:-} ${2:-}" in
   "build "?*) shift && build "$@" ;;
   "test "*) run_tests "${2:-}" ;;
   "run "?*) shift && run_rounds "$@" ;;
-  *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
+  *) usage ;;
 esac
