@@ -7,6 +7,7 @@
 # The table has the median of the rounds, and of what part of the first commit's time that is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/cuda_libraries.sh
 folder=build/cuda-compare
 tree=$folder-tree  # apart, so that the folder can be carried to a GPU by itself
 
@@ -43,13 +44,20 @@ unpacked() {
   done
 }
 
+with_libraries() {
+  local bundle="$1"
+  shift
+  LD_LIBRARY_PATH="$bundle/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"
+}
+
 run_tests() {
-  local bundle
+  local bundle failed=0
   for bundle in $(unpacked); do
     echo "== ${bundle##*/}"
-    LD_LIBRARY_PATH="$bundle/lib:${LD_LIBRARY_PATH:-}" "$bundle/cuda_tests" --gtest_brief=1 \
-      --gtest_filter="${1:-*}" || true
+    with_libraries "$bundle" "$bundle/cuda_tests" --gtest_brief=1 --gtest_filter="${1:-*}" ||
+      failed=1
   done
+  return $failed
 }
 
 run_rounds() {
@@ -59,8 +67,8 @@ run_rounds() {
   rm -f "$folder"/*/round*.json
   for ((round = 1; round <= rounds; ++round)); do
     for bundle in $bundles; do
-      LD_LIBRARY_PATH="$bundle/lib:${LD_LIBRARY_PATH:-}" "$bundle/freekv" bench "$@" \
-        --json "$bundle/round$round.json" >/dev/null
+      with_libraries "$bundle" "$bundle/freekv" bench "$@" --json "$bundle/round$round.json" \
+        >/dev/null
     done
   done
   # shellcheck disable=SC2086  # one word per commit
