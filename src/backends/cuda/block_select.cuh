@@ -17,9 +17,6 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 struct SelectShared {
   uint32_t histogram[4][256];      // see clear_histogram()
   int32_t found[kMaxSelectWarps];  // of compact()
-  uint32_t digit;
-  int32_t remaining;
-  int32_t equals;
   int32_t last_equal;
 };
 
@@ -73,14 +70,22 @@ __device__ int compact(int n, SelectShared& shared, Wanted wanted, Put put) {
 
 /// compact() of those that wanted(i) holds for to put(rank, i), and of those among them that
 /// known(i) does not hold for to put_new(rank, i); fewer than 2^16 of each. Returns how many of
-/// both.
+/// both. Where the CTA has a part of what is filtered only, join() gets how many it found, and says
+/// how many there are in the parts before it and in all; both counts are in 16 bits each.
 struct Compacted {
   int all;
   int fresh;
 };
-template <typename Wanted, typename Known, typename Put, typename PutNew>
+struct Joined {
+  int before;
+  int total;
+};
+struct AllInOne {
+  __device__ Joined operator()(int found) const { return {0, found}; }
+};
+template <typename Wanted, typename Known, typename Put, typename PutNew, typename Join = AllInOne>
 __device__ Compacted compact_two(int n, SelectShared& shared, Wanted wanted, Known known, Put put,
-                                 PutNew put_new) {
+                                 PutNew put_new, Join join = {}) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int run = (n + cta_threads() - 1) / cta_threads() * 32;
   const int begin = min(warp * run, n), end = min(begin + run, n);
@@ -91,7 +96,7 @@ __device__ Compacted compact_two(int n, SelectShared& shared, Wanted wanted, Kno
     const bool takes = i < end && wanted(i);
     return {__ballot_sync(kAllLanes, takes), __ballot_sync(kAllLanes, takes && !known(i))};
   };
-  int found = 0;  // both counts, in 16 bits each
+  int found = 0;
   for (int first = begin; first < end; first += 32) {
     const auto [all, fresh] = taken(first + lane);
     found += __popc(all) + (__popc(fresh) << 16);
@@ -99,8 +104,8 @@ __device__ Compacted compact_two(int n, SelectShared& shared, Wanted wanted, Kno
   if (lane == 0) shared.found[warp] = found;
   __syncthreads();
   const int of_lane = lane < cta_threads() / 32 ? shared.found[lane] : 0;
-  const int total = sum_of_warp(of_lane);
-  int rank = sum_of_warp(lane < warp ? of_lane : 0);
+  const Joined joined = join(sum_of_warp(of_lane));
+  int rank = joined.before + sum_of_warp(lane < warp ? of_lane : 0);
   const unsigned below = (1u << lane) - 1;
   for (int first = begin; found != 0 && first < end; first += 32) {
     const auto [all, fresh] = taken(first + lane);
@@ -109,7 +114,7 @@ __device__ Compacted compact_two(int n, SelectShared& shared, Wanted wanted, Kno
     rank += __popc(all) + (__popc(fresh) << 16);
   }
   __syncthreads();
-  return {total & 0xffff, total >> 16};
+  return {joined.total & 0xffff, joined.total >> 16};
 }
 
 /// Order of floats as an order of integers: NaN is 0, the smallest, and both zeros are equal.
@@ -131,9 +136,16 @@ struct Kth {
 // Where the bin of a digit stands, so that the lanes of find_digit() meet no bank twice.
 __device__ inline uint32_t bin_of(uint32_t digit) { return digit % 8 * 32 + digit / 8; }
 
-// By one warp: the digit in which the `remaining`-th largest lies. A lane has eight bins, from
-// above.
-__device__ inline void find_digit(const uint32_t* histogram, int remaining, SelectShared& shared) {
+/// The digit in which the `remaining`-th largest lies, how many of those with it are to be taken,
+/// and how many there are.
+struct Digit {
+  uint32_t digit;
+  int remaining;
+  int equals;
+};
+
+/// By a warp, all of whose lanes get it. A lane has eight bins, from above.
+__device__ inline Digit find_digit(const uint32_t* histogram, int remaining) {
   const int lane = threadIdx.x % 32;
   const int top = 255 - 8 * lane;
   int bins[8], own = 0;
@@ -149,16 +161,17 @@ __device__ inline void find_digit(const uint32_t* histogram, int remaining, Sele
     if (lane >= offset) upto += before;
   }
   int above = upto - own;
-  if (above >= remaining || upto < remaining) return;
+  const int finder = __ffs(__ballot_sync(kAllLanes, above < remaining && upto >= remaining)) - 1;
+  Digit found{};
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     if (above < remaining && above + bins[j] >= remaining) {
-      shared.digit = static_cast<uint32_t>(top - j);
-      shared.remaining = remaining - above;
-      shared.equals = bins[j];
+      found = {static_cast<uint32_t>(top - j), remaining - above, bins[j]};
     }
     above += bins[j];
   }
+  return {__shfl_sync(kAllLanes, found.digit, finder), __shfl_sync(kAllLanes, found.remaining, finder),
+          __shfl_sync(kAllLanes, found.equals, finder)};
 }
 
 // Adds one to the bin of each lane in `lanes`. Floats of one sign and size share their first digit:
@@ -170,30 +183,45 @@ __device__ inline void count_digit(unsigned lanes, uint32_t digit, uint32_t* his
   }
 }
 
-/// Radix select, 8 bits a pass; 1 <= k <= n. The values are visible to all threads.
-__device__ inline Kth kth_largest(const float* values, int n, int k, SelectShared& shared) {
+// Counts the values whose first digits are those found, by the digit of this pass.
+__device__ inline void count_digits(const float* values, int n, int pass, uint32_t found,
+                                    uint32_t* histogram) {
+  const int shift = 24 - 8 * pass;
+  const uint32_t known = pass == 0 ? 0 : 0xffffffffu << (shift + 8);
+  for (int i = threadIdx.x; i < n; i += cta_threads()) {
+    const uint32_t order = order_of(values[i]);
+    const uint32_t digit = (order >> shift) & 255u;
+    if (pass == 0) {
+      count_digit(__activemask(), digit, histogram);
+    } else if (((order ^ found) & known) == 0) {
+      atomicAdd(&histogram[bin_of(digit)], 1u);
+    }
+  }
+}
+
+/// Radix select, 8 bits a pass; 1 <= k <= n. count(pass, found) counts all values whose first
+/// digits are those of `found` by the next one, in SelectShared::histogram[pass] or the like, which
+/// it returns; it ends with a barrier.
+template <typename Count>
+__device__ Kth kth_largest(int n, int k, Count count) {
   Kth kth{0, k, n};
   for (int pass = 0; pass < 4; ++pass) {
-    const int shift = 24 - 8 * pass;
-    const uint32_t known = pass == 0 ? 0 : 0xffffffffu << (shift + 8);  // digits found so far
-    for (int i = threadIdx.x; i < n; i += cta_threads()) {
-      const uint32_t order = order_of(values[i]);
-      const uint32_t digit = (order >> shift) & 255u;
-      if (pass == 0) {
-        count_digit(__activemask(), digit, shared.histogram[0]);
-      } else if (((order ^ kth.order) & known) == 0) {
-        atomicAdd(&shared.histogram[pass][bin_of(digit)], 1u);
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) find_digit(shared.histogram[pass], kth.taken, shared);
-    __syncthreads();
-    kth.order |= shared.digit << shift;
-    kth.taken = shared.remaining;
-    kth.equals = shared.equals;
+    const Digit found = find_digit(count(pass, kth.order), kth.taken);
+    kth.order |= found.digit << (24 - 8 * pass);
+    kth.taken = found.remaining;
+    kth.equals = found.equals;
     if (kth.taken == kth.equals) break;  // whatever its other digits, all that is left is taken
   }
   return kth;
+}
+
+/// The values are visible to all threads.
+__device__ inline Kth kth_largest(const float* values, int n, int k, SelectShared& shared) {
+  return kth_largest(n, k, [&](int pass, uint32_t found) {
+    count_digits(values, n, pass, found, shared.histogram[pass]);
+    __syncthreads();
+    return shared.histogram[pass];
+  });
 }
 
 /// The k best of n values: all, or those above the k-th best and the first of its equals.
