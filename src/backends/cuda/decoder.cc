@@ -57,8 +57,6 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   attention = floats(q_values);
   activated = floats(n * static_cast<size_t>(shape.ffn));
   logits = floats(n * static_cast<size_t>(shape.vocab));
-  cosines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
-  sines = floats(n * static_cast<size_t>(shape.kv.head_dim / 2));
 
   const int32_t max_pages = map.pages(limits.context);
   // A budget beyond the context attends as dense attention does, to the bit: as many splits too.

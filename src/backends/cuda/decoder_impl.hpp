@@ -74,7 +74,7 @@ struct Decoder::Impl {
 
   // Activations. q and modes are kept per layer, since a layer's speculation reads them while the
   // next layers compute.
-  DeviceBuffer x, qkv, q, modes, attention, activated, logits, cosines, sines;
+  DeviceBuffer x, qkv, q, modes, attention, activated, logits;
   /// Of each product of a step, what blocks have taken of it (GemvParams::taken).
   DeviceBuffer taken;
   DeviceBuffer corrections;  // SelectParams::corrections, of the layer that is computed

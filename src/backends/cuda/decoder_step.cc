@@ -17,13 +17,6 @@ void Decoder::Impl::queue_step(int32_t n) {
   check_cuda(cudaMemsetAsync(taken.data(), 0, products * sizeof(unsigned), main),
              "the counts of a step's products");
   embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
-  rope_angles({.batch = batch,
-               .frequencies = weights.frequencies,
-               .pairs = shape.kv.head_dim / 2,
-               .scale = shape.rope_scale,
-               .cosines = cosines.as<float>(),
-               .sines = sines.as<float>()},
-              main);
   for (int32_t layer = 0; layer < shape.layers; ++layer) queue_layer(layer);
   linear({.x = x.as<float>(),
           .weight = weights.logits,
@@ -63,8 +56,8 @@ void Decoder::Impl::queue_layer(int32_t layer) {
                .q_norm = w.q_norm,
                .k_norm = w.k_norm,
                .norm_eps = shape.norm_eps,
-               .cosines = cosines.as<float>(),
-               .sines = sines.as<float>(),
+               .frequencies = weights.frequencies,
+               .rope_scale = shape.rope_scale,
                .rope = shape.rope,
                // Above 1 every head selects with this step's query.
                .tau = tests_drift() ? rule.tau : 2.0f,

@@ -1,12 +1,10 @@
 #include "backends/cuda/prefill_kernels.hpp"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "backends/cuda/head_page.hpp"
 #include "backends/cuda/prefill_attention.hpp"
+#include "backends/cuda/rotate_head.cuh"
 #include "backends/cuda/sketch_values.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
@@ -17,14 +15,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 constexpr int kMaxNormThreads = 1024;
-
-__device__ float add_lanes(float value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(0xffffffffu, value, offset);
-  }
-  return value;
-}
 
 // The sum over the block, in all threads. blockDim is a multiple of a warp.
 __device__ float add_threads(float value) {
@@ -64,62 +54,11 @@ __global__ void __launch_bounds__(kMaxNormThreads) norm_rows_kernel(NormRowsPara
 
 // --- rotation ------------------------------------------------------------------------------------
 
-__device__ void convert(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
-__device__ void convert(float value, __half* to) { *to = __float2half_rn(value); }
-
-// A warp's head in registers: lane l has the pairs l, l + 32, ... below d / 2.
 template <int kDim>
-struct Head {
-  static constexpr int kPairs = (kDim / 2 + kWarp - 1) / kWarp;
-  float first[kPairs];
-  float second[kPairs];
-
-  // Calls visit(i, pair, place of its first value, place of its second).
-  template <typename Visit>
-  static __device__ void each(Rope rope, int lane, Visit&& visit) {
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      const int pair = lane + i * kWarp;
-      if (pair >= kDim / 2) continue;
-      if (rope == Rope::kInterleaved) {
-        visit(i, pair, 2 * pair, 2 * pair + 1);
-      } else {
-        visit(i, pair, pair, pair + kDim / 2);
-      }
-    }
-  }
-};
-
-template <int kDim>
-__device__ Head<kDim> load_head(const float* values, const float* bias, Rope rope, int lane) {
-  Head<kDim> head = {};
+__device__ void add_bias(Head<kDim>& head, const float* bias, Rope rope, int lane) {
   Head<kDim>::each(rope, lane, [&](int i, int, int first, int second) {
-    head.first[i] = values[first] + (bias ? bias[first] : 0.0f);
-    head.second[i] = values[second] + (bias ? bias[second] : 0.0f);
-  });
-  return head;
-}
-
-template <int kDim>
-__device__ void norm_head(Head<kDim>& head, const float* weight, float eps, Rope rope, int lane) {
-  float squares = 0;  // pairs beyond d / 2 are zero
-#pragma unroll
-  for (int i = 0; i < Head<kDim>::kPairs; ++i) {
-    squares = fmaf(head.first[i], head.first[i], squares);
-    squares = fmaf(head.second[i], head.second[i], squares);
-  }
-  const float inverse = 1.0f / sqrtf(add_lanes(squares) / static_cast<float>(kDim) + eps);
-  Head<kDim>::each(rope, lane, [&](int i, int, int first, int second) {
-    head.first[i] *= inverse * weight[first];
-    head.second[i] *= inverse * weight[second];
-  });
-}
-
-template <int kDim, typename Kv>
-__device__ void store_head(const Head<kDim>& head, Kv* to, Rope rope, int lane) {
-  Head<kDim>::each(rope, lane, [&](int i, int, int first, int second) {
-    convert(head.first[i], to + first);
-    convert(head.second[i], to + second);
+    head.first[i] += bias[first];
+    head.second[i] += bias[second];
   });
 }
 
@@ -127,27 +66,19 @@ __device__ void store_head(const Head<kDim>& head, Kv* to, Rope rope, int lane) 
 template <int kDim, typename Kv>
 __global__ void __launch_bounds__(kThreads)
     rotate_rows_kernel(const __grid_constant__ RotateRowsParams p, int stride) {
-  __shared__ float cosines[kDim / 2];
-  __shared__ float sines[kDim / 2];
+  __shared__ Angles<kDim> angles;
   const int64_t row = blockIdx.x;
   const int64_t position = p.first + row;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp;
-  // The angle of rope_append.cu, to the bit.
-  for (int pair = thread; pair < kDim / 2; pair += kThreads) {
-    const float angle = __fmul_rn(static_cast<float>(position), p.frequencies[pair]);
-    float sine, cosine;
-    sincosf(angle, &sine, &cosine);
-    cosines[pair] = cosine * p.rope_scale;
-    sines[pair] = sine * p.rope_scale;
-  }
+  angles.fill(position, p.frequencies, p.rope_scale);
   __syncthreads();
 
   const int query_heads = p.kv.query_heads(), kv_heads = p.kv.kv_heads;
   const int heads = query_heads + 2 * kv_heads;
   for (int h = thread / kWarp; h < heads; h += kThreads / kWarp) {
-    Head<kDim> head = load_head<kDim>(p.qkv + (row * heads + h) * kDim,
-                                      p.bias ? p.bias + h * kDim : nullptr, p.rope, lane);
+    Head<kDim> head = load_head<kDim>(p.qkv + (row * heads + h) * kDim, p.rope, lane);
+    if (p.bias) add_bias(head, p.bias + h * kDim, p.rope, lane);
     if (h >= query_heads + kv_heads) {
       const int64_t at = position * kv_heads + h - query_heads - kv_heads;
       store_head(head, static_cast<Kv*>(p.value) + at * stride, p.rope, lane);
@@ -155,11 +86,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const float* weight = h < query_heads ? p.q_norm : p.k_norm;
     if (weight) norm_head(head, weight, p.norm_eps, p.rope, lane);
-    Head<kDim>::each(p.rope, lane, [&](int i, int pair, int, int) {
-      const float a = head.first[i], b = head.second[i];
-      head.first[i] = a * cosines[pair] - b * sines[pair];
-      head.second[i] = a * sines[pair] + b * cosines[pair];
-    });
+    angles.rotate(head, p.rope, lane);
     Kv* to = h < query_heads
                  ? static_cast<Kv*>(p.q) + (row * query_heads + h) * stride
                  : static_cast<Kv*>(p.key) + (position * kv_heads + h - query_heads) * stride;

@@ -1,13 +1,10 @@
 #include "backends/cuda/rope_append.hpp"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <algorithm>
 #include <cstdint>
 
 #include "backends/cuda/head_page.hpp"
 #include "backends/cuda/launch.cuh"
+#include "backends/cuda/rotate_head.cuh"
 #include "core/check.hpp"
 #include "device/cuda/runtime.hpp"
 
@@ -18,8 +15,6 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kMaxGroup = 16;
-constexpr int kMaxThreads = (kMaxGroup + 2) * kWarp;
-constexpr int kAngleThreads = 128;
 
 // What a block knows about its row, the same in all threads.
 struct Step {
@@ -31,91 +26,8 @@ struct Step {
   bool started;
 };
 
-// The pairs of one head that this lane rotates: numbers lane, lane + 32, ... below d / 2.
 template <int kDim>
-struct Pairs {
-  static constexpr int kCount = (kDim / 2 + kWarp - 1) / kWarp;
-  float first[kCount];
-  float second[kCount];
-};
-
-// Where the values of a pair stand in their head.
-struct PairPlaces {
-  int first;
-  int second;
-};
-
-template <int kDim>
-__device__ PairPlaces places_of(int pair, Rope rope) {
-  if (rope == Rope::kInterleaved) return {2 * pair, 2 * pair + 1};
-  return {pair, pair + kDim / 2};
-}
-
-// Calls visit(i, pair) for this lane's pairs, the i-th of which is `pair`.
-template <int kDim, typename Visit>
-__device__ void for_each_pair(int lane, Visit&& visit) {
-#pragma unroll
-  for (int i = 0; i < Pairs<kDim>::kCount; ++i) {
-    const int pair = lane + i * kWarp;
-    if (pair < kDim / 2) visit(i, pair);
-  }
-}
-
-template <int kDim>
-__device__ Pairs<kDim> load_pairs(const float* head, Rope rope, int lane) {
-  Pairs<kDim> v = {};
-  for_each_pair<kDim>(lane, [&](int i, int pair) {
-    const PairPlaces at = places_of<kDim>(pair, rope);
-    v.first[i] = head[at.first];
-    v.second[i] = head[at.second];
-  });
-  return v;
-}
-
-__device__ void convert(float value, float* to) { *to = value; }
-__device__ void convert(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
-__device__ void convert(float value, __half* to) { *to = __float2half_rn(value); }
-
-template <int kDim, typename T>
-__device__ void store_pairs(const Pairs<kDim>& v, T* head, Rope rope, int lane) {
-  for_each_pair<kDim>(lane, [&](int i, int pair) {
-    const PairPlaces at = places_of<kDim>(pair, rope);
-    convert(v.first[i], head + at.first);
-    convert(v.second[i], head + at.second);
-  });
-}
-
-template <int kDim>
-__device__ void rotate(Pairs<kDim>& v, const float* cosines, const float* sines, int lane) {
-  for_each_pair<kDim>(lane, [&](int i, int pair) {
-    const float a = v.first[i];
-    const float b = v.second[i];
-    v.first[i] = a * cosines[pair] - b * sines[pair];
-    v.second[i] = a * sines[pair] + b * cosines[pair];
-  });
-}
-
-__device__ float add_lanes(float value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(0xffffffffu, value, offset);
-  }
-  return value;
-}
-
-template <int kDim>
-__device__ float dot(const Pairs<kDim>& a, const Pairs<kDim>& b) {
-  float sum = 0;  // pairs beyond d / 2 are zero
-#pragma unroll
-  for (int i = 0; i < Pairs<kDim>::kCount; ++i) {
-    sum = fmaf(a.first[i], b.first[i], sum);
-    sum = fmaf(a.second[i], b.second[i], sum);
-  }
-  return add_lanes(sum);
-}
-
-template <int kDim>
-__device__ float cosine(const Pairs<kDim>& a, const Pairs<kDim>& b) {
+__device__ float cosine(const Head<kDim>& a, const Head<kDim>& b) {
   const float lengths = sqrtf(dot(a, a)) * sqrtf(dot(b, b));
   const float product = dot(a, b);
   if (lengths == 0) return 0;
@@ -154,27 +66,16 @@ __device__ float draw(int64_t tokens, int layer, int sequence, int head) {
   return static_cast<float>(hash >> 40) * 0x1p-24f;
 }
 
-// The head divided by its root mean square, times `weight`.
-template <int kDim>
-__device__ void norm_head(Pairs<kDim>& v, const float* weight, float eps, Rope rope, int lane) {
-  const float inverse = 1.0f / sqrtf(dot(v, v) / static_cast<float>(kDim) + eps);
-  const Pairs<kDim> by = load_pairs<kDim>(weight, rope, lane);
-  for_each_pair<kDim>(lane, [&](int i, int) {
-    v.first[i] *= inverse * by.first[i];
-    v.second[i] *= inverse * by.second[i];
-  });
-}
-
 // Rotated, a query head goes to q; where the step retrieves, it is compared with the previous one
-// and takes its place. Each lane reads what it then overwrites.
+// and takes its place.
 template <int kDim>
-__device__ void keep_query(const RopeAppendParams& p, const Step& step, const Pairs<kDim>& v, int b,
-                           int head, int lane, float* similarity) {
-  store_pairs(v, p.q + (int64_t{b} * p.kv.query_heads() + head) * kDim, p.rope, lane);
+__device__ void keep_query(const RopeAppendParams& p, const Step& step, const Head<kDim>& v,
+                           const Head<kDim>& previous, int b, int head, int lane,
+                           float* similarity) {
+  store_head(v, p.q + (int64_t{b} * p.kv.query_heads() + head) * kDim, p.rope, lane);
   if (!step.retrieving) return;
-  float* previous = step.layer.previous_q + int64_t{head} * kDim;
-  const float result = cosine(v, load_pairs<kDim>(previous, p.rope, lane));
-  store_pairs(v, previous, p.rope, lane);
+  const float result = cosine(v, previous);
+  store_head(v, step.layer.previous_q + int64_t{head} * kDim, p.rope, lane);
   if (lane == 0) *similarity = result;
 }
 
@@ -207,50 +108,54 @@ __device__ RowMode mode_of(const RopeAppendParams& p, const Step& step, int b, i
   return drifted ? RowMode::kCorrected : RowMode::kSpeculative;
 }
 
-// Positions go to a million: an angle is exact as the f32 product that models were trained with,
-// and sincosf reduces it exactly.
-__global__ void __launch_bounds__(kAngleThreads) rope_angles_kernel(RopeAnglesParams p) {
-  const int b = static_cast<int>(blockIdx.x);
-  const auto position = static_cast<float>(p.batch.length(b) - 1);
-  for (int pair = static_cast<int>(threadIdx.x); pair < p.pairs; pair += kAngleThreads) {
-    float sine, cosine;
-    sincosf(__fmul_rn(position, p.frequencies[pair]), &sine, &cosine);
-    p.cosines[b * p.pairs + pair] = cosine * p.scale;
-    p.sines[b * p.pairs + pair] = sine * p.scale;
-  }
-}
+// Of a thread. Blocks of up to 6 warps start while the products in front fill the device: their two
+// blocks leave 8,192 registers of an SM.
+template <int kDim>
+constexpr int kRegisters = kDim <= 128 ? 40 : 64;
 
 template <int kDim, typename Kv>
-__global__ void __launch_bounds__(kMaxThreads, 1)
+__global__ void __maxnreg__(kRegisters<kDim>)
     rope_append_kernel(const __grid_constant__ RopeAppendParams p) {
   __shared__ float similarity[kMaxGroup];
+  __shared__ Angles<kDim> angles;
+  __shared__ float q_norm[kDim], k_norm[kDim];
   let_next_start();
   const int m = static_cast<int>(blockIdx.x);
   const int b = static_cast<int>(blockIdx.y);
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp;
   const int kv_heads = p.kv.kv_heads, query_heads = p.kv.query_heads(), group = p.kv.group;
-  // Of the last step, so that nothing in front of this kernel still writes it.
+  const int head = m * group + warp;  // of a query's warp
+  // All but this step's products is ready or can be made while the kernel in front still runs: it
+  // comes from memory, which takes longer than the rest of this kernel.
   const Step step = read_step(p, b, m);
+  angles.fill(step.tokens - 1, p.frequencies, p.rope_scale);
+  for (int i = thread; i < kDim; i += static_cast<int>(blockDim.x)) {
+    if (p.q_norm) q_norm[i] = p.q_norm[i];
+    if (p.k_norm) k_norm[i] = p.k_norm[i];
+  }
+  Head<kDim> previous = {};
+  if (warp < group && step.retrieving) {
+    previous = load_head<kDim>(step.layer.previous_q + int64_t{head} * kDim, p.rope, lane);
+  }
+  __syncthreads();
   wait_for_previous();
   const float* qkv = p.qkv + int64_t{b} * (query_heads + 2 * kv_heads) * kDim;
-  const float* cosines = p.cosines + b * (kDim / 2);
-  const float* sines = p.sines + b * (kDim / 2);
+  const auto load = [&](int at) {
+    return load_head<kDim>(qkv + int64_t{at} * kDim, p.rope, lane);
+  };
   if (warp < group) {
-    const int head = m * group + warp;
-    Pairs<kDim> v = load_pairs<kDim>(qkv + int64_t{head} * kDim, p.rope, lane);
-    if (p.q_norm) norm_head(v, p.q_norm, p.norm_eps, p.rope, lane);
-    rotate(v, cosines, sines, lane);
-    keep_query(p, step, v, b, head, lane, &similarity[warp]);
+    Head<kDim> v = load(head);
+    if (p.q_norm) norm_head(v, q_norm, p.norm_eps, p.rope, lane);
+    angles.rotate(v, p.rope, lane);
+    keep_query(p, step, v, previous, b, head, lane, &similarity[warp]);
   } else if (warp == group) {
-    Pairs<kDim> v = load_pairs<kDim>(qkv + int64_t{query_heads + m} * kDim, p.rope, lane);
-    if (p.k_norm) norm_head(v, p.k_norm, p.norm_eps, p.rope, lane);
-    rotate(v, cosines, sines, lane);
-    store_pairs(v, current_key<Kv>(p, step, m), p.rope, lane);
+    Head<kDim> v = load(query_heads + m);
+    if (p.k_norm) norm_head(v, k_norm, p.norm_eps, p.rope, lane);
+    angles.rotate(v, p.rope, lane);
+    store_head(v, current_key<Kv>(p, step, m), p.rope, lane);
   } else {
-    const Pairs<kDim> v =
-        load_pairs<kDim>(qkv + int64_t{query_heads + kv_heads + m} * kDim, p.rope, lane);
-    store_pairs(v, current_value<Kv>(p, step, m), p.rope, lane);
+    store_head(load(query_heads + kv_heads + m), current_value<Kv>(p, step, m), p.rope, lane);
   }
   __syncthreads();
   if (thread != 0) return;
@@ -270,12 +175,6 @@ void check(const RopeAppendParams& p) {
 }
 
 }  // namespace
-
-void rope_angles(const RopeAnglesParams& params, cudaStream_t stream) {
-  if (params.batch.n == 0) return;
-  rope_angles_kernel<<<static_cast<unsigned>(params.batch.n), kAngleThreads, 0, stream>>>(params);
-  check_cuda(cudaGetLastError(), "rope_angles");
-}
 
 void rope_append(const RopeAppendParams& params, cudaStream_t stream) {
   check(params);

@@ -13,18 +13,6 @@ enum class Rope : uint8_t {
   kHalves,       // rotates (i, i + d/2)
 };
 
-/// cos and sin of this step's positions, the same for all layers: position * frequency in f32, both
-/// times `scale`.
-struct RopeAnglesParams {
-  Batch batch;
-  const float* frequencies = nullptr;  // [d/2]
-  int32_t pairs = 0;                   // d/2
-  float scale = 1;
-  float* cosines = nullptr;  // [n, d/2] out
-  float* sines = nullptr;    // [n, d/2] out
-};
-void rope_angles(const RopeAnglesParams& params, cudaStream_t stream);
-
 struct RopeAppendParams {
   Batch batch;
   KvGeometry kv;
@@ -34,8 +22,8 @@ struct RopeAppendParams {
   const float* q_norm = nullptr;  // [d]: RMS norm of each head's query before it turns, or null
   const float* k_norm = nullptr;  // [d], or null
   float norm_eps = 0;
-  const float* cosines = nullptr;  // [n, d/2], of rope_angles()
-  const float* sines = nullptr;
+  const float* frequencies = nullptr;  // [d/2]: an angle is position * frequency in f32
+  float rope_scale = 1;                // of cosines and sines
   Rope rope = Rope::kInterleaved;
   /// Cosine below which a head is corrected; above 1 always. Negative two and less: never, but for
   /// the first step.

@@ -88,12 +88,7 @@ class World {
     const Stream stream;
     const Batch on_device{n, kLayers, sequence.as<int32_t>(), lengths.as<int64_t>(),
                           layers_.as<SequenceLayer>()};
-    const int32_t pairs = case_.head_dim / 2;
-    const DeviceBuffer angles = to_device(cases::poisoned(2 * int64_t{n} * pairs));
-    float* const cosines = angles.as<float>();
-    float* const sines = cosines + int64_t{n} * pairs;
     const Graph graph = Graph::capture(stream, [&] {
-      rope_angles({on_device, frequencies_.as<float>(), pairs, scale, cosines, sines}, stream);
       rope_append({.batch = on_device,
                    .kv = case_.geometry(),
                    .map = case_.map(),
@@ -102,8 +97,8 @@ class World {
                    .q_norm = head_norm.empty() ? nullptr : norms_.as<float>(),
                    .k_norm = head_norm.empty() ? nullptr : norms_.as<float>(),
                    .norm_eps = kNormEps,
-                   .cosines = cosines,
-                   .sines = sines,
+                   .frequencies = frequencies_.as<float>(),
+                   .rope_scale = scale,
                    .rope = case_.rope,
                    .tau = tau,
                    .forced_drift = forced_drift,
