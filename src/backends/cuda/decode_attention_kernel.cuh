@@ -237,7 +237,10 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   }
   wait_for_previous();
 
-  const RowMode mode = params.mode[r];
+  const int64_t at = int64_t{r} * group * kDim;
+  constexpr float kLog2E = 1.4426950408889634f;
+  const RowMode mode = params.mode[r];  // on its way together with the query
+  Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);
   if (!started || mode != expected) {
     wait_copies<0>();
     __syncwarp();
@@ -246,9 +249,6 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   }
   if (split >= share.used) return wait_copies<0>();
 
-  const int64_t at = int64_t{r} * group * kDim;
-  constexpr float kLog2E = 1.4426950408889634f;
-  Query<kType, kDim>::stage(shared.query, params.q + at, group, params.scale * kLog2E);
   __syncthreads();
   const Query<kType, kDim> query(shared.query);
   Attention<kType, kDim> attention;
