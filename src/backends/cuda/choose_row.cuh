@@ -160,15 +160,14 @@ __device__ inline Chosen choose_row(const SelectParams& params, const Row& row,
   return {taken.all, taken.fresh};
 }
 
-__device__ inline void count_selection(const SelectParams& params, const Row& row, int count,
+__device__ inline void count_selection(const SelectParams& params, const Row& row, int pages,
                                        int moves) {
   if (params.counters == nullptr) return;
   RowCounters& counters =
       params.counters[int64_t{params.batch.sequence[row.b]} * params.kv.kv_heads + row.head];
-  counters.selections += 1;
-  counters.pages_selected += static_cast<unsigned long long>(count);
-  (params.ahead == 0 ? counters.misses_before : counters.misses_after) +=
-      static_cast<unsigned long long>(moves);
+  add_to(counters.selections, 1);
+  add_to(counters.pages_selected, pages);
+  add_to(params.ahead == 0 ? counters.misses_before : counters.misses_after, moves);
 }
 
 /// What attention reads, and the counters; without a barrier.

@@ -236,12 +236,12 @@ __global__ void __launch_bounds__(kThreads)
   cover.mode[row.at] = missing.recalled > 0 ? RowMode::kCorrected : RowMode::kSpeculative;
   RowCounters* counters = row.counters(params);
   if (counters == nullptr) return;
-  counters->selections += 1;
-  counters->tested += 1;
-  counters->drifted += missing.recalled > 0 ? 1 : 0;
-  counters->pages_selected += static_cast<unsigned long long>(count);
-  counters->misses_before += static_cast<unsigned long long>(missing.recalled);
-  counters->lost_mass += lost;
+  add_to(counters->selections, 1);
+  add_to(counters->tested, 1);
+  add_to(counters->drifted, missing.recalled > 0 ? 1 : 0);
+  add_to(counters->pages_selected, count);
+  add_to(counters->misses_before, missing.recalled);
+  atomicAdd(&counters->lost_mass, lost);
 }
 
 }  // namespace

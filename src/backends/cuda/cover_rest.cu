@@ -48,7 +48,7 @@ __global__ void __maxnreg__(kRegisters)
   if (threadIdx.x != 0) return;
   row.layer.clock[row.head] = now;
   RowCounters* counters = row.counters(params);
-  if (counters) counters->misses_after += static_cast<unsigned long long>(missing);
+  if (counters) add_to(counters->misses_after, missing);
 }
 
 }  // namespace

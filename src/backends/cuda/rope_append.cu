@@ -102,8 +102,8 @@ __device__ RowMode mode_of(const RopeAppendParams& p, const Step& step, int b, i
                            : draw(step.tokens, p.layer, sequence, m) < p.forced_drift;
   if (p.counters != nullptr) {
     RowCounters& counters = p.counters[int64_t{sequence} * p.kv.kv_heads + m];
-    counters.tested += 1;
-    counters.drifted += drifted ? 1 : 0;
+    add_to(counters.tested, 1);
+    add_to(counters.drifted, drifted ? 1 : 0);
   }
   return drifted ? RowMode::kCorrected : RowMode::kSpeculative;
 }
