@@ -1,4 +1,6 @@
 // score_pages() of selection.hpp: queries against minmax sketches; key2's are in score_key2.cu.
+#include <algorithm>
+
 #include "backends/cuda/head_page.hpp"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/score_minmax.cuh"
@@ -13,7 +15,8 @@ namespace {
 
 constexpr int kMaxGroup = 16;
 
-// One CTA per row (y) and split of its candidates (x).
+// CTAs per row (y), each of which scores every gridDim.x-th split of its candidates: the sketches of
+// the next are on their way meanwhile.
 template <typename T, int D>
 __global__ void __launch_bounds__(kScoreThreads, 2)
     score_kernel(const __grid_constant__ SelectParams params) {
@@ -25,26 +28,45 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const SequenceLayer layer = params.batch.layer(b, params.layer);
   wait_for_previous();
   if (params.mode[row] != params.which) return;
-  const int first = static_cast<int>(blockIdx.x) * kScoreSplit;
-  if (!needs_scores(params, n) || first >= n) return;
+  const int splits = (n + kScoreSplit - 1) / kScoreSplit, step = static_cast<int>(gridDim.x);
+  int split = static_cast<int>(blockIdx.x);
+  if (!needs_scores(params, n) || split >= splits) return;
 
-  const int pages = min(n - first, kScoreSplit), thread = static_cast<int>(threadIdx.x);
-  const int group = params.kv.group;
-  const int64_t page = int64_t{head} * layer.max_pages + params.map.sink + first;
-  const uint4* sketches = static_cast<const uint4*>(layer.sketch) + page * Tile::kChunks;
-
+  const int thread = static_cast<int>(threadIdx.x), group = params.kv.group;
+  const auto pages_of = [&](int at) {  // none of a split that does not exist
+    return min(n - at * kScoreSplit, kScoreSplit);
+  };
+  const auto sketches = [&](int at, int round) {
+    const int64_t page =
+        int64_t{head} * layer.max_pages + params.map.sink + int64_t{at} * kScoreSplit;
+    return load_sketches<D>(static_cast<const uint4*>(layer.sketch) + page * Tile::kChunks, round,
+                            pages_of(at), thread);
+  };
   extern __shared__ float4 score_memory[];
-  auto* factors = reinterpret_cast<float*>(score_memory);       // [G][2 * D]
-  float* scores = factors + group * 2 * D;                      // [G][kScoreSplit]
-  Held<D> held = load_sketches<D>(sketches, 0, pages, thread);  // on its way while q is prepared
+  auto* factors = reinterpret_cast<float*>(score_memory);  // [G][2 * D]
+  float* scores = factors + group * 2 * D;                 // [2][G][kScoreSplit], taken in turn
+  Held<D> held = sketches(split, 0);                       // on its way while q is prepared
   split_query<D>(params.q + int64_t{row} * group * D, group, factors);
   __syncthreads();
-  for (int round = 0; round < kScoreSplit; round += Tile::kRound) {
-    if (round > 0) held = load_sketches<D>(sketches, round, pages, thread);
-    score_held<T, D>(held, factors, group, round, scores, thread);
+  for (int turn = 0; split < splits; split += step, turn ^= 1) {
+    float* of_split = scores + turn * group * kScoreSplit;
+    for (int round = 0; round < kScoreSplit; round += Tile::kRound) {
+      const bool ends = round + Tile::kRound == kScoreSplit;
+      const Held<D> next = sketches(ends ? split + step : split, ends ? 0 : round + Tile::kRound);
+      score_held<T, D>(held, factors, group, round, of_split, thread);
+      held = next;
+    }
+    __syncthreads();
+    write_scores<kScoreThreads>(params, row, split * kScoreSplit, pages_of(split), of_split);
   }
-  __syncthreads();
-  write_scores<kScoreThreads>(params, row, first, pages, scores);
+}
+
+/// CTAs of a row, of which `rows` are scored at once. One per SM in all leaves room for the products
+/// beside it; before attention few rows are scored, and nothing else runs.
+unsigned score_ctas(const SelectParams& params, int64_t rows, unsigned splits) {
+  const auto sms = static_cast<unsigned>(multiprocessors());
+  const auto share = static_cast<unsigned>((sms + rows - 1) / rows);
+  return std::min(splits, params.ahead != 0 ? share : 64u);
 }
 
 }  // namespace
@@ -72,11 +94,13 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
   if (params.sketch == SketchKind::kKey2) return score_key2_pages(params, grid, stream);
   with_head_dim(kv.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
-    const size_t shared = static_cast<size_t>(kv.group) * (2 * kDim + kScoreSplit) * sizeof(float);
+    const dim3 ctas(score_ctas(params, rows, splits), grid.y);
+    const size_t shared =
+        static_cast<size_t>(kv.group) * 2 * (kDim + kScoreSplit) * sizeof(float);
     if (kv.type == KvType::kBF16) {
-      launch_early(score_kernel<__nv_bfloat16, kDim>, grid, kScoreThreads, shared, stream, params);
+      launch_early(score_kernel<__nv_bfloat16, kDim>, ctas, kScoreThreads, shared, stream, params);
     } else {
-      launch_early(score_kernel<__half, kDim>, grid, kScoreThreads, shared, stream, params);
+      launch_early(score_kernel<__half, kDim>, ctas, kScoreThreads, shared, stream, params);
     }
   });
   check_cuda(cudaGetLastError(), "score_pages");
