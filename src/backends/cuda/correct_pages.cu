@@ -21,8 +21,6 @@ constexpr int kTeams = 2;  // of threads, each of which scores a split
 constexpr int kThreads = kTeams * kScoreThreads;
 /// Beside a CTA of attention that starts early (96 KiB).
 constexpr size_t kMaxShared = size_t{128} << 10;
-/// So many candidates are scored faster by a kernel of their own, on all SMs.
-constexpr int32_t kManyCandidates = 2048;
 
 /// Dynamic shared memory of a CTA, in bytes from its beginning.
 struct Layout {

@@ -8,6 +8,9 @@
 
 namespace freekv::cuda {
 
+/// So many candidates are scored faster by a kernel of their own, on all SMs.
+inline constexpr int32_t kManyCandidates = 2048;
+
 /// Whether correct_pages() takes these: clusters of CTAs (sm_90 and newer), and scores of a row that
 /// fit in their shared memory.
 bool can_correct_pages(const SelectParams& params);

@@ -176,8 +176,11 @@ SelectParams Decoder::Impl::selection(int32_t layer) const {
     params.moves = moves.as<Move>() + at * rows * static_cast<size_t>(map.selected);
     params.move_count = move_counts.as<int32_t>() + at * rows;
   }
-  // One sequence leaves the link idle most of the time, and asking costs more than sharing it.
-  if (batch.n > 1) params.corrections = corrections.as<int32_t>();
+  // One sequence leaves the link idle most of the time, and asking costs more than sharing it;
+  // unless selection takes so long that its recall reaches into the next layer's correction.
+  if (batch.n > 1 || params.max_candidates >= kManyCandidates) {
+    params.corrections = corrections.as<int32_t>();
+  }
   return params;
 }
 

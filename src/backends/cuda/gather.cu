@@ -92,8 +92,9 @@ __device__ int32_t nth_item(int32_t nth) {
 
 // --- bulk asynchronous copies --------------------------------------------------------------------
 
-// One warp per CTA and four stages reach the link's limit from 4 CTAs (measured.md, section 2).
-constexpr int kStages = 4;
+// One warp per CTA and four stages reach the link's limit from 4 CTAs (measured.md, section 2), two
+// from 8. No more than that: what is on its way for the next step keeps corrections waiting.
+constexpr int kStages = 2;
 constexpr int kStageBytes = 16 << 10;
 constexpr int kBulkShared = kStages * kStageBytes + kMaxRows * static_cast<int>(sizeof(int32_t));
 
