@@ -20,6 +20,14 @@ void EngineFlags::add_to(CLI::App& app, bool with_model) {
                  "enough for dense attention to be the faster, else freekv)")
       ->capture_default_str();
   app.add_option("--ctx", options.context, "most tokens of prompt and answer (0: the model's)");
+  app.add_option("--rope-scaling", options.rope.scaling,
+                 "stretch of RoPE: none, linear, yarn (default: the model's)");
+  app.add_option("--rope-scale", options.rope.scale,
+                 "factor by which linear or yarn stretches the context (0: the model's)");
+  app.add_option("--rope-freq-base", options.rope.freq_base,
+                 "base of RoPE's frequencies, theta (0: the model's)");
+  app.add_option("--yarn-orig-ctx", options.rope.yarn_orig_ctx,
+                 "tokens that the model was made for before yarn (0: the model's)");
   app.add_option("--budget", options.budget, "tokens attended per step, B")->capture_default_str();
   app.add_option("--sink", options.sink, "first tokens always attended, S")->capture_default_str();
   app.add_option("--window", options.window, "last tokens always attended, W")

@@ -77,7 +77,7 @@ class Engine {
  public:
   /// Loads the model and takes the scratch memory of every step. With the backend "cuda" throws
   /// Error(kDevice) when its library, a driver or a device is missing. Weights that `like`, an
-  /// engine of the same file and backend, has put on a device are used from there.
+  /// engine of the same file, rope and backend, has put on a device are used from there.
   explicit Engine(const EngineOptions& options, const LoadProgress& on_load = nullptr,
                   const Engine* like = nullptr);
   ~Engine();
@@ -127,7 +127,7 @@ class Engine {
   /// returning false ends with Error(kCancelled). Throws Error(kInvalidArgument) when the prompt
   /// is empty or longer than the sequence's context.
   ///
-  /// `like`, of this or another engine with the same model and KV type, saves work: what this
+  /// `like`, of this or another engine with the same model, rope and KV type, saves work: what this
   /// prompt and its own begin with in common is copied, to the bits that its backend computed. It
   /// may be `sequence` itself: what its last prompt and this one begin with in common then stays
   /// where it is, also after a prefill that was cancelled, unless the policy dropped it. Decoded

@@ -7,6 +7,17 @@
 
 namespace freekv {
 
+/// How rotary position embedding is stretched, where not as the model's file says; names and
+/// meanings are llama.cpp's.
+struct RopeOptions {
+  std::string scaling = {};   // none, linear or yarn; empty: the file's
+  float scale = 0;            // 1 or more, by which linear or yarn stretches; 0: the file's
+  float freq_base = 0;        // base of the frequencies, theta; 0: the file's
+  int64_t yarn_orig_ctx = 0;  // tokens that yarn takes the model to be made for; 0: the file's
+
+  bool operator==(const RopeOptions&) const = default;
+};
+
 struct EngineOptions {
   std::string model;  // a GGUF file or a checkpoint folder
   // NAME or NAME:key=value,key=value. auto: full while dense attention fits the fast tier and is
@@ -27,6 +38,7 @@ struct EngineOptions {
   int chunk = 512;              // tokens of a prefill chunk on the host
   size_t device_kv = SIZE_MAX;  // bytes of the fast tier, all sequences
   size_t host_kv = SIZE_MAX;    // bytes of the slow tier, all sequences
+  RopeOptions rope;             // stretches the model's context
 };
 
 /// Applied in this order: repetition penalty, top-k, top-p, min-p, temperature.

@@ -74,7 +74,7 @@ std::span<const float> Sequence::logits() const {
 
 struct Engine::Impl {
   Impl(const EngineOptions& given, const LoadProgress& on_load, const Impl* like)
-      : model(given.model),
+      : model(given.model, given.rope),
         tokenizer(load_tokenizer(model)),
         options(complete_options(given, model.config())) {
     const ModelConfig& config = model.config();
@@ -93,7 +93,9 @@ struct Engine::Impl {
     policy = make_policy(options.policy);
     policy->plan(cache);  // options that cannot be met are refused here, before any prefill
     if (library) {
-      const bool same = like && like->options.model == options.model;
+      // What is uploaded has the frequencies of rope in it.
+      const bool same =
+          like && like->options.model == options.model && like->options.rope == options.rope;
       runner = make_device_runner(*library, model, *policy, options, on_load,
                                   same ? like->runner.get() : nullptr);
     } else {

@@ -49,6 +49,23 @@ std::string sampling_text(const SamplingOptions& sampling) {
   return text.empty() ? "greedy" : text;
 }
 
+/// The model's name, and what else it computes with than its file says.
+std::string model_text(const Engine& engine) {
+  const RopeOptions& rope = engine.options().rope;
+  std::string text = engine.model().name;
+  char before = ' ';
+  const auto add = [&](const char* name, const auto& value, const auto& off) {
+    if (value == off) return;
+    text += fmt::format("{}{}={}", before, name, value);
+    before = ',';
+  };
+  add("rope_scaling", rope.scaling, "");
+  add("rope_scale", rope.scale, 0);
+  add("rope_freq_base", rope.freq_base, 0);
+  add("yarn_orig_ctx", rope.yarn_orig_ctx, 0);
+  return text;
+}
+
 /// A turn as the model meets it.
 struct AskedTurn {
   const Turn* turn = nullptr;
@@ -118,7 +135,7 @@ ResultRow row_identity(const Engine& dense, const Engine& method, const Suite& s
                        const SampleRequest& request, const EvaluationOptions& options) {
   const EngineOptions& engine = method.options();
   ResultRow row;
-  row.model = method.model().name;
+  row.model = model_text(method);
   row.suite = suite.name();
   row.settings = suite.settings();
   row.format = options.chat ? "chat" : "raw";

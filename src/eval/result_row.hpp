@@ -11,7 +11,7 @@ namespace freekv::eval {
 
 struct ResultRow {
   // --- what was run; together they tell a row from all others ------------------------------------
-  std::string model;
+  std::string model;  // its name, and the rope options given
   std::string suite;
   std::string settings;  // of the suite
   std::string format;    // "chat" or "raw"

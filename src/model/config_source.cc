@@ -4,11 +4,6 @@
 #include <cmath>
 
 namespace freekv {
-namespace {
-
-constexpr int64_t kMaxSize = int64_t{1} << 24;
-
-}  // namespace
 
 int ConfigSource::read_size(const std::string& key, std::optional<int64_t> fallback) const {
   const auto found = find_u64(key);

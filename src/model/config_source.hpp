@@ -13,6 +13,9 @@
 
 namespace freekv {
 
+/// Of every size in a configuration, which keeps products of sizes in range.
+inline constexpr int64_t kMaxSize = int64_t{1} << 24;
+
 /// Numbers by key; a value of the wrong type is an Error that names file and key.
 class ConfigSource {
  public:
@@ -23,7 +26,7 @@ class ConfigSource {
   virtual std::optional<uint64_t> find_u64(const std::string& key) const = 0;
   virtual std::optional<double> find_number(const std::string& key) const = 0;
 
-  /// 1 to 2^24, which keeps products of sizes in range. Without a fallback the key must be there.
+  /// 1 to kMaxSize. Without a fallback the key must be there.
   int read_size(const std::string& key, std::optional<int64_t> fallback = {}) const;
   /// Finite and above 0, also as float.
   float read_positive(const std::string& key, std::optional<double> fallback = {}) const;

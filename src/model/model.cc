@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "core/check.hpp"
+#include "model/rope_override.hpp"
 
 namespace freekv {
 namespace {
@@ -43,10 +44,10 @@ void touch(std::span<const std::byte> block, std::atomic<unsigned>& sink) {
 
 }  // namespace
 
-Model::Model(const std::string& path)
+Model::Model(const std::string& path, const RopeOptions& rope)
     : gguf_(open_file(path)),
       checkpoint_(open_folder(path)),
-      config_(gguf_ ? read_config(*gguf_) : read_config(*checkpoint_)),
+      config_(override_rope(gguf_ ? read_config(*gguf_) : read_config(*checkpoint_), rope)),
       weights_(
           read_weights(gguf_ ? *tensor_source(*gguf_) : *tensor_source(*checkpoint_), config_)),
       rope_(config_, weights_.rope_factors) {}

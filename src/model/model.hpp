@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/thread_pool.hpp"
+#include "freekv/options.hpp"
 #include "io/checkpoint.hpp"
 #include "io/gguf.hpp"
 #include "model/config.hpp"
@@ -17,8 +18,8 @@ namespace freekv {
 class Model {
  public:
   /// Maps and checks a GGUF file or a checkpoint folder; reads headers only. Throws Error naming
-  /// the file and what is wrong with it.
-  explicit Model(const std::string& path);
+  /// the file and what is wrong with it, or the rope option that does not fit.
+  explicit Model(const std::string& path, const RopeOptions& rope = {});
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 

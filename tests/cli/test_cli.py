@@ -90,6 +90,12 @@ def bad_options() -> None:
     refused("threads", "threads is -2", *ask, "--threads=-2")
     refused("kv type", "q4", *ask, "--kv-type", "q4")
     refused("activations", "int4", *ask, "--activations", "int4")
+    refused("rope scaling", r'rope scaling is "ntk", must be none, linear or yarn', *ask,
+            "--rope-scaling", "ntk")
+    refused("rope scale", "rope scale is nan, must be 1 or more", *ask, "--rope-scaling", "yarn",
+            "--rope-scale", "nan")
+    refused("rope scale of nothing", "rope scale is 4, needs the rope scaling linear or yarn", *ask,
+            "--rope-scale", 4)
     refused("backend", r"backend is \"gpu\".*cpu, cuda or reference", *ask, "--backend", "gpu")
     # Without its library, a driver or a GPU; this test's program is built without the library.
     refused("no GPU", "libfreekv_cuda.so is not found in /|NVIDIA driver", *ask, "--backend", "cuda")

@@ -163,6 +163,13 @@ TEST_F(Evaluate, IdentityNamesTheSettings) {
   EXPECT_EQ(row_identity(dense_, quest, *ledger, request, evaluation_).dense_layers, 2);
   EXPECT_EQ(row_identity(dense_, dense_, *ledger, request, evaluation_).budget, 0);
   EXPECT_EQ(row.backend, dense_.options().backend);
+  EXPECT_EQ(row.model, "tiny");
+  EngineOptions longer = with("freekv:dense_layers=2", 96);
+  longer.rope = {.scaling = "yarn", .scale = 4, .yarn_orig_ctx = 2048};
+  Engine stretched(longer);
+  const ResultRow other_rope = row_identity(dense_, stretched, *ledger, request, evaluation_);
+  EXPECT_EQ(other_rope.model, "tiny rope_scaling=yarn,rope_scale=4,yarn_orig_ctx=2048");
+  EXPECT_NE(other_rope.key(), row.key());
   EngineOptions elsewhere = with("freekv", 96);
   elsewhere.backend = dense_.options().backend == "cpu" ? "reference" : "cpu";
   Engine other(elsewhere);
