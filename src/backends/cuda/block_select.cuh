@@ -170,7 +170,8 @@ __device__ inline Digit find_digit(const uint32_t* histogram, int remaining) {
     }
     above += bins[j];
   }
-  return {__shfl_sync(kAllLanes, found.digit, finder), __shfl_sync(kAllLanes, found.remaining, finder),
+  return {__shfl_sync(kAllLanes, found.digit, finder),
+          __shfl_sync(kAllLanes, found.remaining, finder),
           __shfl_sync(kAllLanes, found.equals, finder)};
 }
 

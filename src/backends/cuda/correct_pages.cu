@@ -78,9 +78,8 @@ __device__ void score(const SelectParams& params, const Layout& layout, const Ro
   const auto sketches = [&](int split, int round) {
     const int64_t page = int64_t{row.head} * row.layer.max_pages + params.map.sink + share.first() +
                          int64_t{split} * kScoreSplit;
-    return load_sketches<D>(
-        static_cast<const uint4*>(row.layer.sketch) + page * Tiling<D>::kChunks, round,
-        pages_of(split), thread);
+    return load_sketches<D>(static_cast<const uint4*>(row.layer.sketch) + page * Tiling<D>::kChunks,
+                            round, pages_of(split), thread);
   };
   const int splits = (share.candidates() + kScoreSplit - 1) / kScoreSplit;
   Held<D> held = sketches(team, 0);  // on its way while q is prepared
@@ -153,9 +152,8 @@ __device__ void copy(const SelectParams& params, const Row& row, const ClusterSh
   // Neighbours in different CTAs, whose loads do not queue behind one another.
   for (int i = static_cast<int>(threadIdx.x) / 32 * kCluster + rank; i < count * parts;
        i += kWarps * kCluster) {
-    copy_part<D>(
-        head_page_copy(params.kv, params.map, row.layer, row.head, share.move(i / parts)),
-        i % parts * kPartUnits + lane, units, params.kv.kv_heads);
+    copy_part<D>(head_page_copy(params.kv, params.map, row.layer, row.head, share.move(i / parts)),
+                 i % parts * kPartUnits + lane, units, params.kv.kv_heads);
   }
 }
 #endif

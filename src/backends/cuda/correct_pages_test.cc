@@ -270,7 +270,11 @@ TEST(CorrectPages, Poolings) {
 TEST(CorrectPages, ScoresOfAnotherSketch) {
   if (!clusters()) GTEST_SKIP() << "no clusters";
   for (const int dim : {64, 128}) {
-    check({{3, 4, dim, 32, KvType::kBF16}, 48, 64, {1000, 0, 90}, Pooling::kMeanSoftmax,
+    check({{3, 4, dim, 32, KvType::kBF16},
+           48,
+           64,
+           {1000, 0, 90},
+           Pooling::kMeanSoftmax,
            SketchKind::kKey2});
   }
 }

@@ -168,8 +168,8 @@ struct RowCounters {
 };
 
 #ifdef __CUDACC__
-/// Adds to a counter without waiting for what it was: that comes from memory, and a kernel would end
-/// later by as much.
+/// Adds to a counter without waiting for what it was: that comes from memory, and a kernel would
+/// end later by as much.
 __device__ inline void add_to(unsigned long long& counter, int by) {
   atomicAdd(&counter, static_cast<unsigned long long>(by));
 }

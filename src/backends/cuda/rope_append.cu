@@ -141,9 +141,7 @@ __global__ void __maxnreg__(kRegisters<kDim>)
   __syncthreads();
   wait_for_previous();
   const float* qkv = p.qkv + int64_t{b} * (query_heads + 2 * kv_heads) * kDim;
-  const auto load = [&](int at) {
-    return load_head<kDim>(qkv + int64_t{at} * kDim, p.rope, lane);
-  };
+  const auto load = [&](int at) { return load_head<kDim>(qkv + int64_t{at} * kDim, p.rope, lane); };
   if (warp < group) {
     Head<kDim> v = load(head);
     if (p.q_norm) norm_head(v, q_norm, p.norm_eps, p.rope, lane);

@@ -12,9 +12,7 @@
 namespace freekv::cuda {
 
 __device__ inline void convert(float value, float* to) { *to = value; }
-__device__ inline void convert(float value, __nv_bfloat16* to) {
-  *to = __float2bfloat16_rn(value);
-}
+__device__ inline void convert(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
 __device__ inline void convert(float value, __half* to) { *to = __float2half_rn(value); }
 
 /// The sum over a warp, in all its lanes.

@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kMaxGroup = 16;
 
-// CTAs per row (y), each of which scores every gridDim.x-th split of its candidates: the sketches of
-// the next are on their way meanwhile.
+// CTAs per row (y), each of which scores every gridDim.x-th split of its candidates: the sketches
+// of the next are on their way meanwhile.
 template <typename T, int D>
 __global__ void __launch_bounds__(kScoreThreads, 2)
     score_kernel(const __grid_constant__ SelectParams params) {
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   }
 }
 
-/// CTAs of a row, of which `rows` are scored at once. One per SM in all leaves room for the products
-/// beside it; before attention few rows are scored, and nothing else runs.
+/// CTAs of a row, of which `rows` are scored at once. One per SM in all leaves room for the
+/// products beside it; before attention few rows are scored, and nothing else runs.
 unsigned score_ctas(const SelectParams& params, int64_t rows, unsigned splits) {
   const auto sms = static_cast<unsigned>(multiprocessors());
   const auto share = static_cast<unsigned>((sms + rows - 1) / rows);
@@ -95,8 +95,7 @@ void score_pages(const SelectParams& params, cudaStream_t stream) {
   with_head_dim(kv.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     const dim3 ctas(score_ctas(params, rows, splits), grid.y);
-    const size_t shared =
-        static_cast<size_t>(kv.group) * 2 * (kDim + kScoreSplit) * sizeof(float);
+    const size_t shared = static_cast<size_t>(kv.group) * 2 * (kDim + kScoreSplit) * sizeof(float);
     if (kv.type == KvType::kBF16) {
       launch_early(score_kernel<__nv_bfloat16, kDim>, ctas, kScoreThreads, shared, stream, params);
     } else {
