@@ -70,9 +70,10 @@ class Table:
     processes: int = 64  # at most: one GPU serves processes in turn, the samples of one at once
     parallel: int = 64  # at most: what fits into GPU memory for all processes
 
-    def arguments(self) -> list[str]:
+    def arguments(self, suites: str = "") -> list[str]:
+        """With some of the table's suites instead of all, if given."""
         backend = ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9") if self.gpu else ()
-        return ["--suite", self.suites, "--context", self.contexts, "--budgets", self.budgets,
+        return ["--suite", suites or self.suites, "--context", self.contexts, "--budgets", self.budgets,
                 "--sink", str(self.sink), "--window", str(self.window), *backend, *self.further,
                 "--policies", *self.policies]
 
@@ -163,19 +164,45 @@ TABLES = {
 }
 
 
-def command_of(name: str, args: argparse.Namespace, shard: int = 0,
-               processes: int = 1) -> list[str]:
+@dataclass
+class Share:
+    """What one of a table's processes makes: every `of`-th sample of some of its suites."""
+
+    suites: list
+    shard: int
+    of: int
+
+    def has(self, row: dict) -> bool:
+        return row["sample"] % self.of == self.shard and any(
+            row["suite"] == suite or row["suite"].startswith(f"{suite}/") for suite in self.suites)
+
+
+def shares(name: str, args: argparse.Namespace) -> list[Share]:
+    """Samples are shared out, and suites too where there are more processes than samples."""
+    table = TABLES[name]
+    suites = table.suites.split(",")
+    processes = min(args.processes, table.processes)
+    groups = min(len(suites), max(1, processes // (args.samples or table.samples)))
+    of = processes if groups == 1 else processes // groups
+    return [Share(suites[group::groups], shard, of)
+            for group in range(groups) for shard in range(of)]
+
+
+def command_of(name: str, args: argparse.Namespace, number: int = 0,
+               share: Share | None = None) -> list[str]:
+    """Of a whole table, or of its share with that number."""
     table = TABLES[name]
     out = args.results / f"{name}.jsonl"
-    command = [str(args.freekv), "eval", "-m", str(args.model), *table.arguments(),
+    command = [str(args.freekv), "eval", "-m", str(args.model),
+               *table.arguments(",".join(share.suites) if share else ""),
                "--samples", str(args.samples or table.samples)]
     if args.haystack:
         command += ["--haystack", str(args.haystack)]
     if table.gpu:
         command += ["--parallel", str(min(args.parallel, table.parallel))]
-    if processes > 1:
-        out = out.with_suffix(f".{shard}.jsonl")
-        command += ["--shard", f"{shard}/{processes}", "--threads", "1"]
+    if share:
+        out = out.with_suffix(f".{number}.jsonl")
+        command += ["--shard", f"{share.shard}/{share.of}", "--threads", "1"]
     return [*command, "--out", str(out)]
 
 
@@ -222,16 +249,15 @@ def join(name: str, args: argparse.Namespace) -> pathlib.Path:
     return whole
 
 
-def split(name: str, parts: list[pathlib.Path], args: argparse.Namespace) -> None:
+def split(name: str, parts: list[pathlib.Path], among: list[Share],
+          args: argparse.Namespace) -> None:
     """Gives each process what there is of its share."""
     whole = join(name, args)
     if not whole.exists() or whole in parts:
         return
-    shares: list = [[] for _ in parts]
-    for row in whole.read_bytes().splitlines(keepends=True):
-        shares[json.loads(row)["sample"] % len(parts)].append(row)
-    for part, share in zip(parts, shares):
-        replace(part, b"".join(share))
+    rows = whole.read_bytes().splitlines(keepends=True)
+    for part, share in zip(parts, among):
+        replace(part, b"".join(row for row in rows if share.has(json.loads(row))))
     whole.unlink()
 
 
@@ -240,10 +266,11 @@ def run_tables(names: list[str], args: argparse.Namespace, environment: dict) ->
     slowest of a table's keeps nobody waiting."""
     parts, commands = {}, []
     for name in names:
-        processes = min(args.processes, TABLES[name].processes)
-        mine = [command_of(name, args, shard, processes) for shard in range(processes)]
+        among = shares(name, args)
+        mine = [command_of(name, args, number, share if len(among) > 1 else None)
+                for number, share in enumerate(among)]
         parts[name] = [pathlib.Path(command[-1]) for command in mine]
-        split(name, parts[name], args)
+        split(name, parts[name], among, args)
         commands += [(name, command) for command in mine]
     running: dict = {name: [] for name in names}
     start: dict = {}
