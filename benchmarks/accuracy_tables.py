@@ -74,8 +74,8 @@ class Table:
         """With some of the table's suites instead of all, if given."""
         backend = ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9") if self.gpu else ()
         return ["--suite", suites or self.suites, "--context", self.contexts,
-                "--budgets", self.budgets, "--sink", str(self.sink), "--window", str(self.window), *backend, *self.further,
-                "--policies", *self.policies]
+                "--budgets", self.budgets, "--sink", str(self.sink), "--window", str(self.window),
+                *backend, *self.further, "--policies", *self.policies]
 
 
 def swept(policy: str, key: str, values: tuple) -> tuple:
