@@ -27,6 +27,7 @@ struct CorrectCase {
   Pooling pooling = Pooling::kMeanSoftmax;
   SketchKind sketch = SketchKind::kMinMax;
   bool alike = false;  // all candidates score the same
+  float churn = -1;    // SelectParams::forced_churn
 
   std::string name() const {
     std::string all = "M=" + std::to_string(kv.kv_heads) + " G=" + std::to_string(kv.group) +
@@ -95,6 +96,7 @@ class Tables {
                .mode = mode_.as<RowMode>(),
                .pooling = c.pooling,
                .max_candidates = max_pages_,
+               .forced_churn = c.churn,
                .moves = moves_.as<Move>(),
                .move_count = move_count_.as<int32_t>(),
                .counters = counters_.as<RowCounters>()};
@@ -276,6 +278,18 @@ TEST(CorrectPages, ScoresOfAnotherSketch) {
            {1000, 0, 90},
            Pooling::kMeanSoftmax,
            SketchKind::kKey2});
+  }
+}
+
+// What benchmarks force is the same in both.
+TEST(CorrectPages, ForcedChurn) {
+  if (!clusters()) GTEST_SKIP() << "no clusters";
+  for (const float churn : {0.0f, 0.25f, 1.0f}) {
+    CorrectCase c{{3, 4, 128, 16, KvType::kBF16}, 48, 64, {1000, 300, 90}};
+    c.churn = churn;
+    check(c);
+    c.candidates = {2100, 0, 1000};  // scored apart
+    check(c);
   }
 }
 

@@ -8,7 +8,8 @@
 
 namespace freekv::cuda {
 
-/// So many candidates are scored faster by a kernel of their own, on all SMs.
+/// So many candidates, at most, of a sequence are scored faster by a kernel of their own, on all
+/// SMs, and selecting among them for the next step lasts until the next layer corrects.
 inline constexpr int32_t kManyCandidates = 2048;
 
 /// Whether correct_pages() takes these: clusters of CTAs (sm_90 and newer), and scores of a row

@@ -63,10 +63,11 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 
 /// CTAs of a row, of which `rows` are scored at once. One per SM in all leaves room for the
 /// products beside it; before attention few rows are scored, and nothing else runs.
+constexpr unsigned kMostBeforeAttention = 64;
 unsigned score_ctas(const SelectParams& params, int64_t rows, unsigned splits) {
   const auto sms = static_cast<unsigned>(multiprocessors());
   const auto share = static_cast<unsigned>((sms + rows - 1) / rows);
-  return std::min(splits, params.ahead != 0 ? share : 64u);
+  return std::min(splits, params.ahead != 0 ? share : kMostBeforeAttention);
 }
 
 }  // namespace
