@@ -135,30 +135,38 @@ def tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
           and [file.name for file in (folder / "results").iterdir()] == ["tau.jsonl.xz"], done)
 
 
-def shared_tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
+def shared_tables(folder: pathlib.Path) -> None:
     """The rows of a stopped run go to the processes of the next, however many, each row once."""
-    args = argparse.Namespace(results=folder / "shared")
+    table = accuracy_tables.TABLES["policies-128k-tasks"]
+    suites = table.suites.split(",")
+    args = argparse.Namespace(results=folder / "shared", samples=None)
     args.results.mkdir()
-    lines = [json.dumps({"sample": sample}) + "\n" for sample in range(7)]
-    (args.results / "tau.jsonl").write_text("".join(lines), encoding="utf-8")
-    other = args.results / "tau-minmax.0.jsonl"
+    # A suite may be named whole, and then its tasks have names of their own.
+    lines = [json.dumps({"suite": suite if "/" in suite else f"{suite}/task", "sample": sample})
+             + "\n" for suite in suites for sample in range(table.samples)]
+    whole = args.results / "policies-128k-tasks.jsonl"
+    whole.write_text("".join(lines), encoding="utf-8")
+    other = args.results / "policies-128k.0.jsonl"
     other.write_text(lines[0], encoding="utf-8")
-    for processes in (3, 5, 1, 2):
-        parts = [args.results / (f"tau.{i}.jsonl" if processes > 1 else "tau.jsonl")
-                 for i in range(processes)]
-        accuracy_tables.split("tau", parts, args)
-        for i, part in enumerate(parts):
-            check(f"process {i} of {processes} has its share",
-                  sorted(part.read_text(encoding="utf-8").splitlines(keepends=True)) ==
-                  lines[i::processes], part)
-        if processes > 1:  # stopped between two files, and within a line
-            (args.results / "tau.jsonl").write_text(lines[3], encoding="utf-8")
+    # Fewer than the samples, as many, and so many that suites are shared out too.
+    for args.processes in (2, 3, 12, 64, 1, 7):
+        among = accuracy_tables.shares("policies-128k-tasks", args)
+        parts = [whole] if len(among) == 1 else [
+            args.results / f"policies-128k-tasks.{i}.jsonl" for i in range(len(among))]
+        check(f"at most {args.processes} processes", len(among) <= args.processes, among)
+        accuracy_tables.split("policies-128k-tasks", parts, among, args)
+        found = [part.read_text(encoding="utf-8").splitlines(keepends=True) for part in parts]
+        check(f"each row to one of {len(among)}", sorted(sum(found, [])) == sorted(lines), found)
+        for share, rows in zip(among, found):
+            check(f"the rows of {share}", all(share.has(json.loads(row)) for row in rows), rows)
+        if len(among) > 1:  # stopped between two files, and within a line
+            whole.write_text(lines[3], encoding="utf-8")
             with parts[1].open("a", encoding="utf-8") as part:
                 part.write(lines[0][:-3])
-    joined = accuracy_tables.join("tau", args)
-    check("put together", sorted(joined.read_text(encoding="utf-8").splitlines(keepends=True)) ==
-          lines and sorted(args.results.iterdir()) == sorted([joined, other]),
-          list(args.results.iterdir()))
+    joined = accuracy_tables.join("policies-128k-tasks", args)
+    check("put together", joined == whole and
+          sorted(whole.read_text(encoding="utf-8").splitlines(keepends=True)) == sorted(lines) and
+          sorted(args.results.iterdir()) == sorted([whole, other]), list(args.results.iterdir()))
 
 
 def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
@@ -204,7 +212,7 @@ def main() -> None:
         stopped(folder, whole)
         reports(folder, whole)
         tables(folder, whole)
-        shared_tables(folder, whole)
+        shared_tables(folder)
         bad_input(folder, whole)
     print(f"{test_cli.checks - test_cli.failures} passed, {test_cli.failures} failed")
     sys.exit(test_cli.failures > 0)
