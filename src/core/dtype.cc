@@ -7,15 +7,10 @@
 #include "core/quantized_block.hpp"
 
 namespace freekv {
+namespace {
 
-size_t row_bytes(DType dtype, int64_t n) {
-  const DTypeInfo& info = dtype_info(dtype);
-  check_argument(n % info.block_values == 0, "a {} row has {} values, must be a multiple of {}",
-                 info.name, n, info.block_values);
-  return static_cast<size_t>(n / info.block_values) * static_cast<size_t>(info.block_bytes);
-}
-
-float f16_to_f32(uint16_t bits) {
+// These two have no external names: position-independent code must call those that do.
+inline float widen_half(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1fu;
   const uint32_t mantissa = bits & 0x3ffu;
@@ -27,6 +22,29 @@ float f16_to_f32(uint16_t bits) {
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return sign ? -magnitude : magnitude;
 }
+
+// Of F32, F16 or BF16.
+inline float plain_element(DType dtype, const std::byte* row, int64_t i) {
+  if (dtype == DType::kF32) {
+    float value = 0;
+    std::memcpy(&value, row + i * 4, 4);
+    return value;
+  }
+  uint16_t half = 0;
+  std::memcpy(&half, row + i * 2, 2);
+  return dtype == DType::kF16 ? widen_half(half) : bf16_to_f32(half);
+}
+
+}  // namespace
+
+size_t row_bytes(DType dtype, int64_t n) {
+  const DTypeInfo& info = dtype_info(dtype);
+  check_argument(n % info.block_values == 0, "a {} row has {} values, must be a multiple of {}",
+                 info.name, n, info.block_values);
+  return static_cast<size_t>(n / info.block_values) * static_cast<size_t>(info.block_bytes);
+}
+
+float f16_to_f32(uint16_t bits) { return widen_half(bits); }
 
 uint16_t f32_to_f16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -50,28 +68,14 @@ uint16_t f32_to_bf16(float value) {
 }
 
 float load_element(DType dtype, const std::byte* row, int64_t i) {
-  uint16_t half = 0;
-  switch (dtype) {
-    case DType::kF32: {
-      float value = 0;
-      std::memcpy(&value, row + i * 4, 4);
-      return value;
-    }
-    case DType::kF16:
-      std::memcpy(&half, row + i * 2, 2);
-      return f16_to_f32(half);
-    case DType::kBF16:
-      std::memcpy(&half, row + i * 2, 2);
-      return bf16_to_f32(half);
-    default:
-      return unpack_piece(dtype, row, i / kPiece).value(static_cast<int>(i % kPiece));
-  }
+  if (!is_quantized(dtype)) return plain_element(dtype, row, i);
+  return unpack_piece(dtype, row, i / kPiece).value(static_cast<int>(i % kPiece));
 }
 
 void load_row(DType dtype, const std::byte* row, std::span<float> out) {
   const auto n = static_cast<int64_t>(out.size());
   if (!is_quantized(dtype)) {
-    for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = load_element(dtype, row, i);
+    for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = plain_element(dtype, row, i);
     return;
   }
   for (int64_t first = 0; first < n; first += kPiece) {

@@ -26,20 +26,23 @@ inline double attend(std::span<const float> q, const KvPool& pool, int head,
   check_argument(d >= 1 && d <= kMaxHeadDim, "head_dim is {}, must be 1 to {}", d, kMaxHeadDim);
   check_internal(visible <= static_cast<int64_t>(slots.size()) * page,
                  "{} visible tokens do not fit {} pages of {}", visible, slots.size(), page);
-  const DType dtype = pool.shape.dtype;
   const size_t stride = pool.token_stride();
+  std::array<float, kMaxHeadDim> key, value;
   std::array<double, kMaxHeadDim> sum{};
   double mass = 0;
   double highest = -std::numeric_limits<double>::infinity();
+  const std::byte *keys = nullptr, *values = nullptr;
   for (int64_t t = 0; t < visible; ++t) {
-    const int32_t slot = slots[static_cast<size_t>(t / page)];
-    const size_t offset = static_cast<size_t>(t % page) * stride;
-    const std::byte* key = pool.keys(slot, head) + offset;
-    const std::byte* value = pool.values(slot, head) + offset;
-    double score = 0;
-    for (int e = 0; e < d; ++e) {
-      score += static_cast<double>(q[static_cast<size_t>(e)]) * load_element(dtype, key, e);
+    if (t % page == 0) {
+      const int32_t slot = slots[static_cast<size_t>(t / page)];
+      keys = pool.keys(slot, head);
+      values = pool.values(slot, head);
     }
+    const size_t offset = static_cast<size_t>(t % page) * stride;
+    load_row(pool.shape.dtype, keys + offset, std::span(key).first(q.size()));
+    load_row(pool.shape.dtype, values + offset, std::span(value).first(q.size()));
+    double score = 0;
+    for (size_t e = 0; e < q.size(); ++e) score += static_cast<double>(q[e]) * key[e];
     score *= scale;
     if (score > highest) {
       const double shrink = std::exp(highest - score);
@@ -49,9 +52,7 @@ inline double attend(std::span<const float> q, const KvPool& pool, int head,
     }
     const double weight = std::exp(score - highest);
     mass += weight;
-    for (int e = 0; e < d; ++e) {
-      sum[static_cast<size_t>(e)] += weight * load_element(dtype, value, e);
-    }
+    for (size_t e = 0; e < q.size(); ++e) sum[e] += weight * value[e];
   }
   for (size_t e = 0; e < out.size(); ++e) {
     out[e] = visible > 0 ? static_cast<float>(sum[e] / mass) : 0.0f;

@@ -50,8 +50,9 @@ void build_key2_sketch(const KvPool& pool, int32_t slot, int head, const Key2Ske
                        int64_t page) {
   check_key2(pool, slot, head, sketch, page);
   const std::byte* keys = pool.keys(slot, head);
+  const size_t stride = pool.token_stride();
   const auto key = [&](int t, int e) {
-    return load_element(pool.shape.dtype, keys + static_cast<size_t>(t) * pool.token_stride(), e);
+    return load_element(pool.shape.dtype, keys + static_cast<size_t>(t) * stride, e);
   };
   std::fill(sketch.levels(page, 0, 0), sketch.lo(page + 1), std::byte{0});
   for (int e = 0; e < sketch.head_dim; ++e) {

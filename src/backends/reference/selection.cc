@@ -33,8 +33,9 @@ void build_box_sketch(const KvPool& pool, int32_t slot, int head, const BoxSketc
   const DType dtype = pool.shape.dtype;
   const int tokens = pool.shape.page;
   const std::byte* keys = pool.keys(slot, head);
+  const size_t stride = pool.token_stride();
   const auto key = [&](int t, int e) {
-    return load_element(dtype, keys + static_cast<size_t>(t) * pool.token_stride(), e);
+    return load_element(dtype, keys + static_cast<size_t>(t) * stride, e);
   };
   for (int e = 0; e < pool.shape.head_dim; ++e) {
     if (sketch.kind == BoxKind::kMean) {
