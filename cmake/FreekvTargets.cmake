@@ -1,8 +1,8 @@
-# freekv_library(<folder> DEPS ...): one static library per folder of src/, from every *.cc in it
-# but tests, and one test program from its *_test.cc files. Dependencies are one-way, and
-# tools/check_layers.py holds the includes to the same order.
+# freekv_library(<folder> DEPS ... [TEST_SHARDS n]): one static library per folder of src/, from every
+# *.cc in it but tests, and one test program from its *_test.cc files, with n ctest entries.
+# Dependencies are one-way, and tools/check_layers.py holds the includes to the same order.
 function(freekv_library folder)
-  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "" "TEST_SHARDS" "DEPS;SOURCES" ${ARGN})
   string(REPLACE "/" "_" name ${folder})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   set(tests ${sources})
@@ -20,17 +20,19 @@ function(freekv_library folder)
                                                      ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(freekv_${name} ${scope} ${ARG_DEPS})
   if(FREEKV_TESTS AND tests)
-    freekv_test(${name}_tests SOURCES ${tests} DEPS freekv_${name})
+    freekv_test(${name}_tests SOURCES ${tests} DEPS freekv_${name} SHARDS ${ARG_TEST_SHARDS})
   endif()
 endfunction()
 
 # freekv_test(<name> SOURCES ... DEPS ... [SHARDS n]): a GoogleTest program; one ctest entry, or n
 # that share its tests, so that a long one keeps several cores busy.
+add_custom_target(test_programs)  # all of them, without the program and what scripts drive
 function(freekv_test name)
   cmake_parse_arguments(ARG "" "SHARDS" "DEPS;SOURCES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gtest_main GTest::gmock)
   target_compile_definitions(${name} PRIVATE FREEKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_dependencies(test_programs ${name})
   if(NOT ARG_SHARDS)
     add_test(NAME ${name} COMMAND ${name})
     return()
