@@ -38,7 +38,7 @@ asan() {
   GTEST_FILTER="-*EveryPolicy*_reference" sanitize asan-ubsan "_tests?(_|$)" test_programs
 }
 
-# ThreadSanitizer looks at what runs on several threads. Left out is what would repeat that: the
+# ThreadSanitizer looks at the programs that start threads. Left out is what would repeat that: the
 # scalar backend, policy keys that change arithmetic alone, and policies without a slow tier, whose
 # workers do what those of the others do.
 tsan() {

@@ -7,11 +7,11 @@
 namespace freekv {
 namespace {
 
-// 20 to 100 us on current machines: longer than the gap between two operations of a decode step,
-// short enough that an idle engine takes no CPU time.
+// Some 50 us on the machine of docs/verification.md: longer than the gap between two operations of
+// a decode step, short enough that an idle engine takes no CPU time.
 constexpr int kSpins = 2000;
 // Where threads share cores with other programs, whoever is waited for may be what a spinning
-// thread keeps from running. Costs nothing where they do not.
+// thread keeps from running (docs/design.md, "Waiting threads").
 constexpr int kSpinsPerYield = 64;
 
 inline void pause(int spin) {
