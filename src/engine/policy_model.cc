@@ -40,17 +40,22 @@ void PolicyModel::rotate(int64_t position, int64_t length, bool back, View<float
                  "head dimension is {}, must be at most {}", 2 * pairs, cos_sin.size());
   const View<float, 1> cos(cos_sin.data(), pairs), sin(cos_sin.data() + pairs, pairs);
   model_.rope().fill(position, length, cos, sin);
-  const bool halves = model_.config().rope.style == RopeStyle::kHalves;
-  for (int64_t h = 0; h < x.shape(0); ++h) {
+  if (back) {
     for (int64_t i = 0; i < pairs; ++i) {
-      float& a = x[h][halves ? i : 2 * i];
-      float& b = x[h][halves ? i + pairs : 2 * i + 1];
       // Some models lengthen what they turn: undone by the square of the length.
-      const float unit = back ? 1 / (cos[i] * cos[i] + sin[i] * sin[i]) : 1.0f;
-      const float c = cos[i] * unit, s = back ? -sin[i] * unit : sin[i];
-      const float turned = a * c - b * s;
-      b = a * s + b * c;
-      a = turned;
+      const float unit = 1 / (cos[i] * cos[i] + sin[i] * sin[i]);
+      cos[i] *= unit;
+      sin[i] *= -unit;
+    }
+  }
+  const bool halves = model_.config().rope.style == RopeStyle::kHalves;
+  const int64_t next = halves ? 1 : 2, other = halves ? pairs : 1;  // of a pair
+  for (int64_t h = 0; h < x.shape(0); ++h) {
+    float* a = x[h].data();
+    for (int64_t i = 0; i < pairs; ++i, a += next) {
+      const float first = *a, second = a[other];
+      *a = first * cos[i] - second * sin[i];
+      a[other] = first * sin[i] + second * cos[i];
     }
   }
 }

@@ -1,29 +1,13 @@
 #include "policies/attention_mass.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "core/check.hpp"
+#include "core/dot.hpp"
 
 namespace freekv {
 namespace {
-
-// Eight sums side by side, which compilers turn into SIMD without reordering one sum.
-float dot(const float* a, const float* b, int64_t n) {
-  std::array<float, 8> sums{};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) {
-      const auto at = static_cast<size_t>(i) + lane;
-      sums[lane] += a[at] * b[at];
-    }
-  }
-  float rest = 0;
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7])) +
-         rest;
-}
 
 // Softmax terms of one query over one page.
 struct Part {
@@ -63,10 +47,9 @@ void for_logits(const AttentionRow& row, const QueryBlock& queries, float scale,
     const int64_t tokens = std::min<int64_t>(p, seen_by_last - j * p);
     const std::byte* keys = row.pool.keys(row.slots[static_cast<size_t>(j)], row.kv_head);
     for (int64_t u = 0; u < tokens; ++u) {
-      for (int64_t e = 0; e < queries.dim; ++e) {
-        scratch.keys[static_cast<size_t>(u * queries.dim + e)] = load_element(
-            row.pool.shape.dtype, keys + static_cast<size_t>(u) * row.pool.token_stride(), e);
-      }
+      load_row(row.pool.shape.dtype, keys + static_cast<size_t>(u) * row.pool.token_stride(),
+               scratch.keys.subspan(static_cast<size_t>(u * queries.dim),
+                                    static_cast<size_t>(queries.dim)));
     }
     for (int64_t t = 0; t < queries.tokens; ++t) {
       const int64_t seen = seen_by_last - (queries.tokens - 1 - t) - j * p;

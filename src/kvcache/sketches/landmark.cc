@@ -5,6 +5,7 @@
 #include <array>
 
 #include "core/check.hpp"
+#include "core/dot.hpp"
 #include "kvcache/sketch.hpp"
 
 namespace freekv {
@@ -50,14 +51,9 @@ class LandmarkSketch final : public Sketch {
     const std::byte* chunk = store.data() + page_bytes(shape) * static_cast<size_t>(first);
     for (int64_t j = 0; j < scores.shape(1); ++j) {
       for (int c = 0; c < chunks(shape); ++c, chunk += shape.token_bytes()) {
-        for (int e = 0; e < shape.head_dim; ++e) {
-          mean[static_cast<size_t>(e)] = load_element(shape.dtype, chunk, e);
-        }
+        load_row(shape.dtype, chunk, std::span(mean).first(static_cast<size_t>(shape.head_dim)));
         for (int64_t g = 0; g < q.shape(0); ++g) {
-          float product = 0;
-          for (int e = 0; e < shape.head_dim; ++e) {
-            product += q[g][e] * mean[static_cast<size_t>(e)];
-          }
+          const float product = dot(q[g].data(), mean.data(), shape.head_dim);
           scores[g][j] = c == 0 ? product : std::max(scores[g][j], product);
         }
       }

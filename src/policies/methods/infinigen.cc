@@ -50,11 +50,9 @@ class InfiniGenState final : public RetrievalState {
     const int64_t d = shape_.head_dim;
     return View<double, 2>(products_.data() + row(layer, head) * static_cast<size_t>(d * d), d, d);
   }
-  /// The directions kept become the principal ones of products().
-  void find_turn(int layer, int head) {
+  /// The directions kept become the principal ones of products(), which are written out [r, d].
+  void find_turn(int layer, int head, View<float, 2> directions) {
     const int64_t d = shape_.head_dim;
-    std::vector<float> memory(static_cast<size_t>(rank_ * d));
-    const View<float, 2> directions(memory.data(), rank_, d);
     principal_directions(products(layer, head), directions);
     float* out = turn(layer, head);
     for (int64_t e = 0; e < d; ++e) {
@@ -83,9 +81,7 @@ class InfiniGenState final : public RetrievalState {
   /// Keeps of a key of the pool what the turn keeps.
   void keep_key(int layer, int head, int64_t token, const std::byte* key_bytes) {
     float* channels = channels_.data() + static_cast<int64_t>(head) * shape_.head_dim;
-    for (int e = 0; e < shape_.head_dim; ++e) {
-      channels[e] = load_element(shape_.dtype, key_bytes, e);
-    }
+    load_row(shape_.dtype, key_bytes, {channels, static_cast<size_t>(shape_.head_dim)});
     float* kept = kept_.data() + head * rank_;
     apply_turn(layer, head, channels, kept);
     float* out = keys(layer, head, token / shape_.page) + token % shape_.page;
@@ -157,16 +153,12 @@ class InfiniGenPolicy final : public Policy {
     const int64_t group = heads / queries.pool.shape.heads;
     queries.ctx.pool().parallel_for(
         queries.pool.shape.heads, 1, [&](int64_t begin, int64_t end, int) {
-          for (int64_t i = 0; i < queries.q.shape(0) * heads; ++i) {
-            const int64_t head = i % heads / group;
-            if (head < begin || head >= end) continue;
+          for (int64_t head = begin; head < end; ++head) {
             const auto products =
                 state_of(sequence).products(queries.layer, static_cast<int>(head));
-            const float* q = queries.q.data() + i * dim;
-            for (int64_t a = 0; a < dim; ++a) {
-              for (int64_t b = 0; b < dim; ++b) {
-                products[a].data()[b] += static_cast<double>(q[a]) * static_cast<double>(q[b]);
-              }
+            for (int64_t t = 0; t < queries.q.shape(0); ++t) {
+              const float* q = queries.q[t].data() + head * group * dim;
+              add_products(View<const float, 2>(q, group, dim), products);
             }
           }
         });
@@ -178,14 +170,15 @@ class InfiniGenPolicy final : public Policy {
     InfiniGenState& state = state_of(sequence);
     const int heads = cache.config().shape.heads;
     ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<std::byte> page_bytes(cache.config().shape.head_page_bytes());
+      std::vector<float> memory(static_cast<size_t>(state.rank() * cache.config().shape.head_dim));
+      const View<float, 2> turn(memory.data(), state.rank(), cache.config().shape.head_dim);
       for (auto head = static_cast<int>(begin); head < end; ++head) {
         for (int layer = 0; layer < cache.config().layers; ++layer) {
           if (!cache.layer(layer).plan().budgeted) continue;
           const auto products = state.products(layer, head);
-          state.find_turn(layer, head);
+          state.find_turn(layer, head, turn);
           std::fill(products.flat().begin(), products.flat().end(), 0.0);
-          keep_prompt(cache, state, layer, head, page_bytes);
+          keep_prompt(cache, state, layer, head, turn);
         }
       }
     });
@@ -232,17 +225,22 @@ class InfiniGenPolicy final : public Policy {
 
  private:
   static void keep_prompt(SequenceCache& cache, InfiniGenState& state, int layer, int head,
-                          std::span<std::byte> page_bytes) {
+                          View<const float, 2> turn) {
     const PageLayout& layout = cache.layout();
-    const size_t key_bytes = cache.config().shape.token_bytes();
+    const KvShape& shape = cache.config().shape;
+    const auto dim = static_cast<size_t>(shape.head_dim), bytes = shape.token_bytes();
+    std::vector<std::byte> page_bytes(shape.head_page_bytes());
+    std::vector<float> memory(static_cast<size_t>(shape.page) * dim);
+    const View<float, 2> keys(memory.data(), shape.page, shape.head_dim);
     for (int32_t page = 0; page < layout.pages(cache.tokens()); ++page) {
       cache.layer(layer).slow()->read(page, head, page_bytes.data());
       const int64_t first = int64_t{page} * layout.page();
+      // Behind the prompt's last token stays what was there; no token is, so far.
       const int64_t count = std::min<int64_t>(layout.page(), cache.tokens() - first);
       for (int64_t t = 0; t < count; ++t) {
-        state.keep_key(layer, head, first + t,
-                       page_bytes.data() + static_cast<size_t>(t) * key_bytes);
+        load_row(shape.dtype, page_bytes.data() + static_cast<size_t>(t) * bytes, keys[t].flat());
       }
+      project(turn, keys, View<float, 2>(state.keys(layer, head, page), state.rank(), shape.page));
     }
   }
 

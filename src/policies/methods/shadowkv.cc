@@ -77,16 +77,16 @@ ShadowKvState& state_of(const PolicySequence& sequence) {
   return static_cast<ShadowKvState&>(sequence.state);
 }
 
-// The keys of one page of all heads, turned back to before RoPE: x [p, M * d].
+// The keys of a page of all heads, turned back to before RoPE: x [p, M * d].
 void read_page(const PolicySequence& sequence, int layer, int32_t page,
                std::span<std::byte> page_bytes, View<float, 2> x) {
   const KvShape& shape = sequence.cache.config().shape;
+  const auto dim = static_cast<size_t>(shape.head_dim);
   for (int head = 0; head < shape.heads; ++head) {
     sequence.cache.layer(layer).slow()->read(page, head, page_bytes.data());
     for (int t = 0; t < shape.page; ++t) {
       const std::byte* key = page_bytes.data() + static_cast<size_t>(t) * shape.token_bytes();
-      float* out = x[t].data() + static_cast<int64_t>(head) * shape.head_dim;
-      for (int e = 0; e < shape.head_dim; ++e) out[e] = load_element(shape.dtype, key, e);
+      load_row(shape.dtype, key, x[t].flat().subspan(static_cast<size_t>(head) * dim, dim));
     }
   }
   for (int t = 0; t < shape.page; ++t) {
@@ -95,52 +95,38 @@ void read_page(const PolicySequence& sequence, int layer, int32_t page,
   }
 }
 
+// Calls visit(first token, keys [n, M * d] as read_page() has them) for all of a layer's pages.
+template <typename Visit>
+void for_keys(const PolicySequence& sequence, int layer, int32_t pages, Visit&& visit) {
+  constexpr int32_t kPages = 8;  // at a time
+  const KvShape& shape = sequence.cache.config().shape;
+  const int64_t page_tokens = shape.page, width = int64_t{shape.heads} * shape.head_dim;
+  std::vector<std::byte> page_bytes(shape.head_page_bytes());
+  std::vector<float> x(static_cast<size_t>(kPages * page_tokens * width));
+  for (int32_t first = 0; first < pages; first += kPages) {
+    const int32_t count = std::min(kPages, pages - first);
+    for (int32_t i = 0; i < count; ++i) {
+      read_page(sequence, layer, first + i, page_bytes,
+                View<float, 2>(x.data() + i * page_tokens * width, page_tokens, width));
+    }
+    visit(first * page_tokens, View<const float, 2>(x.data(), count * page_tokens, width));
+  }
+}
+
 // Directions and codes of a layer.
 void decompose(const PolicySequence& sequence, int layer, int32_t pages) {
   const KvShape& shape = sequence.cache.config().shape;
   const int64_t width = int64_t{shape.heads} * shape.head_dim;
   ShadowKvState& state = state_of(sequence);
-  std::vector<std::byte> page_bytes(shape.head_page_bytes());
-  std::vector<float> memory(static_cast<size_t>(shape.page * width));
-  const View<float, 2> x(memory.data(), shape.page, width);
-  std::vector<double> sums(static_cast<size_t>(width * width)), key(static_cast<size_t>(width));
-  for (int32_t page = 0; page < pages; ++page) {
-    read_page(sequence, layer, page, page_bytes, x);
-    for (int t = 0; t < shape.page; ++t) {
-      std::copy_n(x[t].data(), width, key.begin());
-      for (int64_t a = 0; a < width; ++a) {
-        double* row = sums.data() + a * width;
-        const double value = key[static_cast<size_t>(a)];
-        for (int64_t b = 0; b <= a; ++b) row[b] += value * key[static_cast<size_t>(b)];
-      }
-    }
-  }
-  for (int64_t a = 0; a < width; ++a) {
-    for (int64_t b = 0; b < a; ++b)
-      sums[static_cast<size_t>(b * width + a)] = sums[static_cast<size_t>(a * width + b)];
-  }
-  const View<float, 2> basis = state.basis(layer);
-  principal_directions(View<const double, 2>(sums.data(), width, width), basis);
-  // By channel, so that a key's sums along all directions run side by side.
-  const int64_t rank = state.rank();
-  std::vector<double> turned(static_cast<size_t>(width * rank)), code(static_cast<size_t>(rank));
-  for (int64_t i = 0; i < rank; ++i) {
-    for (int64_t e = 0; e < width; ++e) turned[static_cast<size_t>(e * rank + i)] = basis[i][e];
-  }
-  for (int32_t page = 0; page < pages; ++page) {
-    read_page(sequence, layer, page, page_bytes, x);
-    for (int t = 0; t < shape.page; ++t) {
-      std::fill(code.begin(), code.end(), 0.0);
-      for (int64_t e = 0; e < width; ++e) {
-        const double value = x[t][e];
-        const double* directions = turned.data() + e * rank;
-        for (int64_t i = 0; i < rank; ++i) code[static_cast<size_t>(i)] += value * directions[i];
-      }
-      std::transform(code.begin(), code.end(),
-                     state.codes(layer)[int64_t{page} * shape.page + t].data(),
-                     [](double sum) { return static_cast<float>(sum); });
-    }
-  }
+  std::vector<double> memory(static_cast<size_t>(width * width));
+  const View<double, 2> products(memory.data(), width, width);
+  for_keys(sequence, layer, pages,
+           [&](int64_t, View<const float, 2> keys) { add_products(keys, products); });
+  const View<float, 2> basis = state.basis(layer), codes = state.codes(layer);
+  principal_directions(products, basis);
+  for_keys(sequence, layer, pages, [&](int64_t first, View<const float, 2> keys) {
+    project(keys, basis, View<float, 2>(codes[first].data(), keys.shape(0), state.rank()));
+  });
 }
 
 // The least cosine of a key of the chunk [n, d] with the chunk's mean.
@@ -174,9 +160,7 @@ std::vector<int32_t> find_outliers(const PolicySequence& sequence, int layer, in
   std::vector<std::pair<double, int32_t>> chunks;  // cosine, page
   for (int32_t page = candidates.first; page < candidates.last; ++page) {
     sequence.cache.layer(layer).slow()->read(page, head, page_bytes.data());
-    for (size_t i = 0; i < keys.size(); ++i) {
-      keys[i] = load_element(shape.dtype, page_bytes.data(), static_cast<int64_t>(i));
-    }
+    load_row(shape.dtype, page_bytes.data(), keys);
     for (int first = 0; first < shape.page; first += kChunk) {
       const int n = std::min(kChunk, shape.page - first);
       chunks.emplace_back(least_cosine(std::span<const float>(keys).subspan(
