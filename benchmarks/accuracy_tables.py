@@ -84,7 +84,14 @@ def swept(policy: str, key: str, values: tuple) -> tuple:
     return ("full", *(f"{policy}{joined}{key}={value}" for value in values))
 
 
+# In the order in which they are made: first what may keep a process for minutes with one sample, so
+# that nobody waits for it in the end.
 TABLES = {
+    # Without h2o, which would have to read 128K tokens on the CPU.
+    "policies-128k-tasks": Table("All policies on all other tasks at 128K", OTHERS, "131072",
+                                 (*ON_DEVICE, *BASELINES), further=TO_128K, samples=3, parallel=1),
+    "policies-128k": Table("All policies at 128K", "ruler/niah-multi-key,chain", "131072",
+                           (*ON_DEVICE, *BASELINES), further=TO_128K, samples=16, parallel=1),
     # The whole suite with what its bars are about.
     "suite": Table("The suite at 32K", SUITE, "32768",
                    ("full", "freekv:sketch=key2", "freekv:tau=0.9,sketch=key2",
@@ -112,7 +119,7 @@ TABLES = {
                  samples=100),
     "tau-minmax": Table("Correction by cosine with box sketches", ",".join(HARD), "32768",
                         ("full", "quest", "freekv:tau=-1", "freekv:tau=0.7", "freekv",
-                         "freekv:tau=0.9", "freekv:tau=2")),
+                         "freekv:tau=0.9", "freekv:tau=2"), samples=100),
     "epsilon": Table("Correction by missing attention mass", ",".join(HARD), "32768",
                      swept("freekv-coverage", "epsilon",
                            ("0.2", "0.1", "0.07", "0.05", "0.02", "0.01")),
@@ -150,11 +157,6 @@ TABLES = {
                       "ruler/variable-tracking-3-chains", "32768",
                       ("full", "freekv:tau=0.9,sketch=key2", *EPSILONS.values()), "2048",
                       samples=1000),
-    # Without h2o, which would have to read 128K tokens on the CPU.
-    "policies-128k": Table("All policies at 128K", "ruler/niah-multi-key,chain", "131072",
-                           (*ON_DEVICE, *BASELINES), further=TO_128K, samples=16, parallel=1),
-    "policies-128k-tasks": Table("All policies on all other tasks at 128K", OTHERS, "131072",
-                                 (*ON_DEVICE, *BASELINES), further=TO_128K, samples=3, parallel=1),
     "128k": Table("128K", "ruler/niah-multi-key,chain", "131072", COMPARED, "512,2048",
                   further=TO_128K, samples=100, parallel=4),
     # A larger epsilon than the suite's, where its bars at this budget are tight.

@@ -44,6 +44,12 @@ class InfiniGenState final : public RetrievalState {
     page_products_.resize(heads * static_cast<size_t>(shape_.page));
   }
 
+  /// The turns, and what they keep of the prompt's keys, stay.
+  bool rewind() override {
+    if (turned) forget();
+    return turned;
+  }
+
   int64_t rank() const { return rank_; }
   /// Sum of q q^T over observed queries [d, d].
   View<double, 2> products(int layer, int head) {
@@ -100,6 +106,8 @@ class InfiniGenState final : public RetrievalState {
     const auto page = static_cast<size_t>(shape_.page);
     return std::span(page_products_).subspan(static_cast<size_t>(head) * page, page);
   }
+
+  bool turned = false;
 
  private:
   size_t row(int layer, int head) const {
@@ -168,6 +176,7 @@ class InfiniGenPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     InfiniGenState& state = state_of(sequence);
+    if (state.turned) return;
     const int heads = cache.config().shape.heads;
     ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
       std::vector<float> memory(static_cast<size_t>(state.rank() * cache.config().shape.head_dim));
@@ -175,13 +184,12 @@ class InfiniGenPolicy final : public Policy {
       for (auto head = static_cast<int>(begin); head < end; ++head) {
         for (int layer = 0; layer < cache.config().layers; ++layer) {
           if (!cache.layer(layer).plan().budgeted) continue;
-          const auto products = state.products(layer, head);
           state.find_turn(layer, head, turn);
-          std::fill(products.flat().begin(), products.flat().end(), 0.0);
           keep_prompt(cache, state, layer, head, turn);
         }
       }
     });
+    state.turned = true;
   }
 
   void pages_for(LayerStep& step) override {

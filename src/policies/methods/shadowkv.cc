@@ -42,6 +42,12 @@ class ShadowKvState final : public BlockingState {
     outliers_.resize(layers * static_cast<size_t>(shape_.heads));
   }
 
+  /// What the prompt's keys came to stays.
+  bool rewind() override {
+    if (decomposed) forget();
+    return decomposed;
+  }
+
   int64_t rank() const { return rank_; }
   /// The prompt's keys [tokens, r] of a layer, along its directions.
   View<float, 2> codes(int layer) {
@@ -61,6 +67,7 @@ class ShadowKvState final : public BlockingState {
     return page < prompt_pages && std::find(whole.begin(), whole.end(), page) == whole.end();
   }
 
+  bool decomposed = false;
   int64_t prompt_tokens = 0;
   int32_t prompt_pages = 0;  // complete ones of the prompt
 
@@ -202,6 +209,7 @@ class ShadowKvPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     ShadowKvState& state = state_of(sequence);
+    if (state.decomposed) return;
     state.prompt_tokens = cache.tokens();
     state.prompt_pages = cache.layout().complete_pages(cache.tokens());
     const int layers = cache.config().layers;
@@ -215,6 +223,7 @@ class ShadowKvPolicy final : public Policy {
         }
       }
     });
+    state.decomposed = true;
   }
 
   void pages_for(LayerStep& step) override {
