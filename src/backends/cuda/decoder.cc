@@ -45,9 +45,9 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   const auto floats = [](size_t count) { return device_array<float>(count); };
 
   sequence_table = device_array<SequenceLayer>(n * layers);
-  sequences = device_array<int32_t>(n);
   tokens = device_array<int64_t>(n);
-  ids = device_array<int32_t>(n);
+  batch_input = device_array<int32_t>(2 * n);
+  ids = batch_input.as<int32_t>() + n;
   for (Input& input : inputs) input.memory = PinnedBuffer(2 * n * sizeof(int32_t), 1);
 
   x = floats(n * static_cast<size_t>(shape.hidden));
@@ -79,10 +79,11 @@ Decoder::Impl::Impl(const DecoderShape& s, DecoderWeights w, const RetrievalRule
   check_cuda(cudaMemset(corrections.data(), 0, sizeof(int32_t)), "the count of corrections");
   products = (4 * layers + 1) * ((n + kMaxGemvRows - 1) / kMaxGemvRows);
   taken = device_array<unsigned>(products);
+  check_cuda(cudaMemset(taken.data(), 0, taken.bytes()), "the counts of a step's products");
 
   batch = {.n = 0,
            .layer_count = shape.layers,
-           .sequence = sequences.as<int32_t>(),
+           .sequence = batch_input.as<int32_t>(),
            .tokens = tokens.as<int64_t>(),
            .layers = sequence_table.as<SequenceLayer>()};
   open_sequences.resize(n);
@@ -207,16 +208,15 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
   }
   Impl::Input& input = impl_->inputs[impl_->turn ^= 1];
   if (input.used) check_cuda(cudaEventSynchronize(input.copied), "cudaEventSynchronize");
+  // One copy, since the step waits for each.
   auto* staged = reinterpret_cast<int32_t*>(input.memory.data());
+  const size_t room = impl_->open_sequences.size();
   std::copy(sequences.begin(), sequences.end(), staged);
-  std::copy(ids.begin(), ids.end(), staged + sequences.size());
-  const size_t bytes = sequences.size() * sizeof(int32_t);
-  const auto upload = [&](const DeviceBuffer& to, const int32_t* from) {
-    check_cuda(cudaMemcpyAsync(to.data(), from, bytes, cudaMemcpyHostToDevice, impl_->main),
-               "the batch of a step");
-  };
-  upload(impl_->sequences, staged);
-  upload(impl_->ids, staged + sequences.size());
+  std::copy(ids.begin(), ids.end(), staged + room);
+  check_cuda(cudaMemcpyAsync(impl_->batch_input.data(), staged,
+                             (room + ids.size()) * sizeof(int32_t), cudaMemcpyHostToDevice,
+                             impl_->main),
+             "the batch of a step");
   input.copied.record(impl_->main);
   input.used = true;
   impl_->run_step(static_cast<int32_t>(sequences.size()));

@@ -61,7 +61,9 @@ struct Decoder::Impl {
 
   // The batch, at fixed addresses.
   Batch batch;
-  DeviceBuffer sequence_table, sequences, tokens, ids;
+  DeviceBuffer sequence_table, tokens;
+  DeviceBuffer batch_input;  // Batch::sequence, then `ids`, each with room for all sequences
+  int32_t* ids = nullptr;
   // What the host writes for the next step, locked so that the copies are asynchronous; of two, as
   // the last step's may still be read.
   struct Input {

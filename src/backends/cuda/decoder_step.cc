@@ -14,9 +14,7 @@ namespace freekv::cuda {
 void Decoder::Impl::queue_step(int32_t n) {
   batch.n = n;
   queued_products = 0;
-  check_cuda(cudaMemsetAsync(taken.data(), 0, products * sizeof(unsigned), main),
-             "the counts of a step's products");
-  embed({weights.embedding, ids.as<int32_t>(), x.as<float>(), n, shape.hidden}, main);
+  embed({weights.embedding, ids, x.as<float>(), n, shape.hidden}, main);
   for (int32_t layer = 0; layer < shape.layers; ++layer) queue_layer(layer);
   linear({.x = x.as<float>(),
           .weight = weights.logits,
@@ -32,7 +30,9 @@ void Decoder::Impl::queue_step(int32_t n) {
     side.done.hold(main);
   }
   if (rule.slow || rule.selects) turn_over({batch, shape.kv, map}, main);
-  advance({sequences.as<int32_t>(), tokens.as<int64_t>(), n}, main);
+  advance({batch.sequence, tokens.as<int64_t>(), n, taken.as<unsigned>(),
+           static_cast<int32_t>(products)},
+          main);
 }
 
 void Decoder::Impl::queue_layer(int32_t layer) {

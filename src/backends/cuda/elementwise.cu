@@ -1,5 +1,6 @@
 #include "backends/cuda/elementwise.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/check.hpp"
@@ -25,8 +26,9 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(EmbedParams p) {
 }
 
 __global__ void __launch_bounds__(kThreads) advance_kernel(AdvanceParams p) {
-  const int b = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  if (b < p.n) p.tokens[p.sequence[b]] += 1;
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (i < p.n) p.tokens[p.sequence[i]] += 1;
+  if (i < p.products) p.taken[i] = 0;
 }
 
 }  // namespace
@@ -41,9 +43,11 @@ void embed(const EmbedParams& params, cudaStream_t stream) {
 }
 
 void advance(const AdvanceParams& params, cudaStream_t stream) {
-  check_argument(params.n >= 0, "advance: n is {}, must be at least 0", params.n);
-  if (params.n == 0) return;
-  advance_kernel<<<blocks_of(params.n), kThreads, 0, stream>>>(params);
+  check_argument(params.n >= 0 && params.products >= 0,
+                 "advance: n is {} and products {}, must be at least 0", params.n, params.products);
+  const int32_t threads = std::max(params.n, params.products);
+  if (threads == 0) return;
+  advance_kernel<<<blocks_of(threads), kThreads, 0, stream>>>(params);
   check_cuda(cudaGetLastError(), "advance");
 }
 

@@ -17,11 +17,14 @@ struct EmbedParams {
 };
 void embed(const EmbedParams& params, cudaStream_t stream);
 
-/// The end of a step: tokens[sequence[b]] += 1 for all b.
+/// The end of a step: tokens[sequence[b]] += 1 for all b, and taken[i] = 0 for all i < products
+/// (GemvParams::taken of the next step).
 struct AdvanceParams {
   const int32_t* sequence = nullptr;
   int64_t* tokens = nullptr;
   int32_t n = 0;
+  unsigned* taken = nullptr;
+  int32_t products = 0;
 };
 void advance(const AdvanceParams& params, cudaStream_t stream);
 

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "backends/cuda/test_arrays.hpp"
 #include "backends/op_cases.hpp"
 #include "backends/op_test.hpp"
@@ -59,16 +61,22 @@ TEST(CudaEmbed, IsExact) {
   }
 }
 
-TEST(CudaAdvance, CountsTheTokensOfTheBatchOnly) {
+TEST(CudaAdvance, CountsTheTokensOfTheBatchAndForgetsWhatWasTaken) {
   for (const int n : {0, 1, 3, 300}) {
     std::vector<int64_t> tokens(static_cast<size_t>(n + 5), int64_t{1} << 33);
     std::vector<int32_t> sequence;
     for (int b = 0; b < n; ++b) sequence.push_back(n + 3 - b);
     const DeviceBuffer of_sequence = to_device(tokens);
     const DeviceBuffer batch = to_device(sequence);
+    const int32_t products = n == 1 ? 0 : 600 - n;
+    const DeviceBuffer taken = to_device(std::vector<unsigned>(601, 7));
     const Stream stream;
-    advance({batch.as<int32_t>(), of_sequence.as<int64_t>(), n}, stream);
+    advance({batch.as<int32_t>(), of_sequence.as<int64_t>(), n, taken.as<unsigned>(), products},
+            stream);
     stream.synchronize();
+    std::vector<unsigned> expected(601, 7);
+    std::fill_n(expected.begin(), products, 0u);
+    EXPECT_EQ(to_host<unsigned>(taken), expected);
     for (const int32_t s : sequence) ++tokens[static_cast<size_t>(s)];
     EXPECT_EQ(to_host<int64_t>(of_sequence), tokens);
   }
@@ -99,6 +107,7 @@ TEST(CudaElementwise, RefusesSizesItCannotHave) {
   EXPECT_THROW(embed({nullptr, nullptr, nullptr, -1, 8}, stream), Error);
   EXPECT_THROW(embed({nullptr, nullptr, nullptr, 1, 0}, stream), Error);
   EXPECT_THROW(advance({nullptr, nullptr, -1}, stream), Error);
+  EXPECT_THROW(advance({nullptr, nullptr, 0, nullptr, -1}, stream), Error);
 }
 
 }  // namespace
