@@ -39,7 +39,8 @@ void principal_directions(View<const double, 2> products, View<float, 2> out) {
     fail(ErrorCode::kInternal, "no principal directions of a matrix of {} x {}: not finite?", n, n);
   }
   // Ascending there, a direction in each column.
-  map(out) = solver.eigenvectors().rowwise().reverse().leftCols(out.shape(0)).transpose().cast<float>();
+  const auto largest = solver.eigenvectors().rowwise().reverse().leftCols(out.shape(0));
+  map(out) = largest.transpose().cast<float>();
 }
 
 void project(View<const float, 2> x, View<const float, 2> directions, View<float, 2> out) {

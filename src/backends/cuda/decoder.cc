@@ -213,10 +213,10 @@ void Decoder::step(std::span<const int32_t> sequences, std::span<const int32_t> 
   const size_t room = impl_->open_sequences.size();
   std::copy(sequences.begin(), sequences.end(), staged);
   std::copy(ids.begin(), ids.end(), staged + room);
-  check_cuda(cudaMemcpyAsync(impl_->batch_input.data(), staged,
-                             (room + ids.size()) * sizeof(int32_t), cudaMemcpyHostToDevice,
-                             impl_->main),
-             "the batch of a step");
+  check_cuda(
+      cudaMemcpyAsync(impl_->batch_input.data(), staged, (room + ids.size()) * sizeof(int32_t),
+                      cudaMemcpyHostToDevice, impl_->main),
+      "the batch of a step");
   input.copied.record(impl_->main);
   input.used = true;
   impl_->run_step(static_cast<int32_t>(sequences.size()));
