@@ -14,6 +14,7 @@
 // The first layer has no layer before it and keeps everything, as in the paper.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "device/buffer.hpp"
 #include "policies/policy.hpp"
@@ -46,8 +47,10 @@ class InfiniGenState final : public RetrievalState {
 
   /// The turns, and what they keep of the prompt's keys, stay.
   bool rewind() override {
-    if (turned) forget();
-    return turned;
+    if (!turned) return false;
+    forget();
+    rewound = true;
+    return true;
   }
 
   int64_t rank() const { return rank_; }
@@ -108,6 +111,7 @@ class InfiniGenState final : public RetrievalState {
   }
 
   bool turned = false;
+  bool rewound = false;  // the next on_prefill is of the same prompt
 
  private:
   size_t row(int layer, int head) const {
@@ -176,7 +180,7 @@ class InfiniGenPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     InfiniGenState& state = state_of(sequence);
-    if (state.turned) return;
+    if (std::exchange(state.rewound, false)) return;
     const int heads = cache.config().shape.heads;
     ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
       std::vector<float> memory(static_cast<size_t>(state.rank() * cache.config().shape.head_dim));
@@ -184,7 +188,9 @@ class InfiniGenPolicy final : public Policy {
       for (auto head = static_cast<int>(begin); head < end; ++head) {
         for (int layer = 0; layer < cache.config().layers; ++layer) {
           if (!cache.layer(layer).plan().budgeted) continue;
+          const auto products = state.products(layer, head);
           state.find_turn(layer, head, turn);
+          std::fill(products.flat().begin(), products.flat().end(), 0.0);
           keep_prompt(cache, state, layer, head, turn);
         }
       }

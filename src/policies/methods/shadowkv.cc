@@ -15,6 +15,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/check.hpp"
 #include "device/buffer.hpp"
@@ -44,8 +45,10 @@ class ShadowKvState final : public BlockingState {
 
   /// What the prompt's keys came to stays.
   bool rewind() override {
-    if (decomposed) forget();
-    return decomposed;
+    if (!decomposed) return false;
+    forget();
+    rewound = true;
+    return true;
   }
 
   int64_t rank() const { return rank_; }
@@ -68,6 +71,7 @@ class ShadowKvState final : public BlockingState {
   }
 
   bool decomposed = false;
+  bool rewound = false;  // the next on_prefill is of the same prompt
   int64_t prompt_tokens = 0;
   int32_t prompt_pages = 0;  // complete ones of the prompt
 
@@ -209,7 +213,7 @@ class ShadowKvPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     ShadowKvState& state = state_of(sequence);
-    if (state.decomposed) return;
+    if (std::exchange(state.rewound, false)) return;
     state.prompt_tokens = cache.tokens();
     state.prompt_pages = cache.layout().complete_pages(cache.tokens());
     const int layers = cache.config().layers;
