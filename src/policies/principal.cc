@@ -1,6 +1,7 @@
 #include "policies/principal.hpp"
 
 #include <Eigen/Eigenvalues>
+#include <cstdint>
 
 #include "core/check.hpp"
 

@@ -1,9 +1,6 @@
 // Principal directions of vectors, and vectors along them.
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "core/view.hpp"
 
 namespace freekv {

@@ -133,6 +133,12 @@ std::span<int32_t> RetrievalState::row_slots(int head) {
 
 void RetrievalState::forget() { std::fill(page_counts_.begin(), page_counts_.end(), size_t{0}); }
 
+bool RetrievalState::rewind_known() {
+  if (known_) forget();
+  rewound_ = known_;
+  return known_;
+}
+
 namespace {
 
 // Calls body(rows) with the wanted rows, in several rounds where they are many: a fixed array holds

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/function_ref.hpp"
@@ -58,6 +59,13 @@ class RetrievalState : public PolicyState {
   /// Forgets all selections.
   void forget();
 
+  /// For states that keep what on_prefill came to, whatever is decoded afterwards: on_prefill notes
+  /// it, rewind() is rewind_known(), and the on_prefill after that, of the same prompt, finds it
+  /// known and leaves all as it is. Any other prompt is read anew.
+  void note_known() { known_ = true; }
+  bool rewind_known();
+  bool is_known_again() { return std::exchange(rewound_, false); }
+
  private:
   size_t row(int layer, int head) const;
 
@@ -69,10 +77,12 @@ class RetrievalState : public PolicyState {
   size_t attended_max_;
   std::vector<int32_t> pages_;       // [layers][heads][k]
   std::vector<size_t> page_counts_;  // [layers][heads]
-  std::vector<float> scores_;        // [heads][G * candidates]
-  std::vector<float> pooled_;        // [heads][candidates]
-  std::vector<float> highest_;       // [heads][G], where the sketch has values
-  std::vector<int32_t> listed_;      // [heads][candidates] for sketches of two stages
+  bool known_ = false;
+  bool rewound_ = false;
+  std::vector<float> scores_;    // [heads][G * candidates]
+  std::vector<float> pooled_;    // [heads][candidates]
+  std::vector<float> highest_;   // [heads][G], where the sketch has values
+  std::vector<int32_t> listed_;  // [heads][candidates] for sketches of two stages
   std::vector<size_t> listed_counts_;
   std::vector<PageMove> moves_;      // [heads][k]
   std::vector<size_t> move_counts_;  // [heads]

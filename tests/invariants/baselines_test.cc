@@ -199,5 +199,33 @@ TEST(ShadowKv, FetchesNoKeysOfThePrompt) {
   }
 }
 
+// After a rewind they take the next prompt for the one they know: of the same one nothing changes,
+// and that another one is answered wrongly shows that nothing was read.
+TEST(KnownPrompts, AreNotReadAgain) {
+  const Scenario setup = decode_scenario();
+  for (const std::string name : {"shadowkv", "infinigen"}) {
+    SCOPED_TRACE(name);
+    Driver driver(setup, name);
+    const auto answers_to = [&](TestSequence& sequence) {
+      sequence.outputs.clear();
+      driver.prefill(sequence, 400);
+      driver.decode(sequence, 20);
+      return sequence.outputs;
+    };
+    const auto sequence = driver.make_sequence(31);
+    EXPECT_FALSE(sequence->state->rewind());
+    const auto first = answers_to(*sequence);
+    const auto again = [&](uint64_t seed) {
+      auto state = std::move(sequence->state);
+      EXPECT_TRUE(state->rewind());
+      sequence->restart(driver.policy(), seed);
+      sequence->state = std::move(state);
+      return answers_to(*sequence);
+    };
+    EXPECT_EQ(again(31), first);
+    EXPECT_NE(again(32), answers_to(*driver.make_sequence(32)));
+  }
+}
+
 }  // namespace
 }  // namespace freekv::invariants

@@ -14,7 +14,6 @@
 // The first layer has no layer before it and keeps everything, as in the paper.
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "device/buffer.hpp"
 #include "policies/policy.hpp"
@@ -46,12 +45,7 @@ class InfiniGenState final : public RetrievalState {
   }
 
   /// The turns, and what they keep of the prompt's keys, stay.
-  bool rewind() override {
-    if (!turned) return false;
-    forget();
-    rewound = true;
-    return true;
-  }
+  bool rewind() override { return rewind_known(); }
 
   int64_t rank() const { return rank_; }
   /// Sum of q q^T over observed queries [d, d].
@@ -109,9 +103,6 @@ class InfiniGenState final : public RetrievalState {
     const auto page = static_cast<size_t>(shape_.page);
     return std::span(page_products_).subspan(static_cast<size_t>(head) * page, page);
   }
-
-  bool turned = false;
-  bool rewound = false;  // the next on_prefill is of the same prompt
 
  private:
   size_t row(int layer, int head) const {
@@ -180,7 +171,7 @@ class InfiniGenPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     InfiniGenState& state = state_of(sequence);
-    if (std::exchange(state.rewound, false)) return;
+    if (state.is_known_again()) return;
     const int heads = cache.config().shape.heads;
     ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
       std::vector<float> memory(static_cast<size_t>(state.rank() * cache.config().shape.head_dim));
@@ -195,7 +186,7 @@ class InfiniGenPolicy final : public Policy {
         }
       }
     });
-    state.turned = true;
+    state.note_known();
   }
 
   void pages_for(LayerStep& step) override {
@@ -249,7 +240,7 @@ class InfiniGenPolicy final : public Policy {
     for (int32_t page = 0; page < layout.pages(cache.tokens()); ++page) {
       cache.layer(layer).slow()->read(page, head, page_bytes.data());
       const int64_t first = int64_t{page} * layout.page();
-      // Behind the prompt's last token stays what was there; no token is, so far.
+      // Columns behind the prompt's last token mean nothing until keep_key() writes them.
       const int64_t count = std::min<int64_t>(layout.page(), cache.tokens() - first);
       for (int64_t t = 0; t < count; ++t) {
         load_row(shape.dtype, page_bytes.data() + static_cast<size_t>(t) * bytes, keys[t].flat());

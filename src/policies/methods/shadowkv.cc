@@ -15,7 +15,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <utility>
 
 #include "core/check.hpp"
 #include "device/buffer.hpp"
@@ -44,12 +43,7 @@ class ShadowKvState final : public BlockingState {
   }
 
   /// What the prompt's keys came to stays.
-  bool rewind() override {
-    if (!decomposed) return false;
-    forget();
-    rewound = true;
-    return true;
-  }
+  bool rewind() override { return rewind_known(); }
 
   int64_t rank() const { return rank_; }
   /// The prompt's keys [tokens, r] of a layer, along its directions.
@@ -70,8 +64,6 @@ class ShadowKvState final : public BlockingState {
     return page < prompt_pages && std::find(whole.begin(), whole.end(), page) == whole.end();
   }
 
-  bool decomposed = false;
-  bool rewound = false;  // the next on_prefill is of the same prompt
   int64_t prompt_tokens = 0;
   int32_t prompt_pages = 0;  // complete ones of the prompt
 
@@ -213,7 +205,7 @@ class ShadowKvPolicy final : public Policy {
   void on_prefill(ExecutionContext& ctx, Backend&, const PolicySequence& sequence) override {
     SequenceCache& cache = sequence.cache;
     ShadowKvState& state = state_of(sequence);
-    if (std::exchange(state.rewound, false)) return;
+    if (state.is_known_again()) return;
     state.prompt_tokens = cache.tokens();
     state.prompt_pages = cache.layout().complete_pages(cache.tokens());
     const int layers = cache.config().layers;
@@ -227,7 +219,7 @@ class ShadowKvPolicy final : public Policy {
         }
       }
     });
-    state.decomposed = true;
+    state.note_known();
   }
 
   void pages_for(LayerStep& step) override {
