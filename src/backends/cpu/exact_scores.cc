@@ -35,9 +35,9 @@ struct QueryBlock {
 size_t list_tokens(const AttentionRow& row, size_t page, size_t first, size_t tokens,
                    const std::byte** keys) {
   const size_t count = std::min(kTileTokens, tokens - first);
-  const std::byte* key =
-      row.pool.keys(row.slots[page], row.kv_head) + first * row.pool.token_stride();
-  for (size_t t = 0; t < count; ++t, key += row.pool.token_stride()) keys[t] = key;
+  const size_t stride = row.pool.token_stride();
+  const std::byte* key = row.pool.keys(row.slots[page], row.kv_head) + first * stride;
+  for (size_t t = 0; t < count; ++t, key += stride) keys[t] = key;
   std::fill(keys + count, keys + kTileRows, keys[count - 1]);
   return count;
 }

@@ -14,6 +14,7 @@
 // The first layer has no layer before it and keeps everything, as in the paper.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "device/buffer.hpp"
 #include "policies/policy.hpp"
@@ -31,23 +32,26 @@ class InfiniGenState final : public RetrievalState {
     const auto dim = static_cast<size_t>(shape_.head_dim);
     const auto heads = static_cast<size_t>(shape_.heads);
     rank_ = std::max<int64_t>(1, std::lround(ratio * shape_.head_dim));
-    // Whole pages: within one, tokens lie side by side.
-    tokens_ = retrieves ? static_cast<size_t>(config.max_pages() * shape_.page) : 0;
+    kept_.dtype = DType::kF32;
+    kept_.page = shape_.page;
+    kept_.heads = 1;
+    kept_.head_dim = static_cast<int>((rank_ + 7) / 8 * 8);
+    pages_.resize(retrieves ? static_cast<size_t>(config.max_pages()) : 0);
+    std::iota(pages_.begin(), pages_.end(), 0);
     const size_t rows = retrieves ? static_cast<size_t>(config.layers) * heads : 0;
     products_.resize(rows * dim * dim);
-    turns_.resize(rows * static_cast<size_t>(rank_) * dim);
-    keys_ = Buffer(rows * tokens_ * static_cast<size_t>(rank_) * sizeof(float));
+    turns_.resize(rows * static_cast<size_t>(kept_.head_dim) * dim);
+    keys_ = Buffer((rows + 1) / 2 * pages_.size() * kept_.slot_bytes());
     query_.resize(heads * static_cast<size_t>(group_) * dim);
-    partial_query_.resize(heads * static_cast<size_t>(group_ * rank_));
+    partial_query_.resize(heads * static_cast<size_t>(group_ * kept_.head_dim));
     channels_.resize(heads * dim);
-    kept_.resize(heads * static_cast<size_t>(rank_));
-    page_products_.resize(heads * static_cast<size_t>(shape_.page));
   }
 
   /// The turns, and what they keep of the prompt's keys, stay.
   bool rewind() override { return rewind_known(); }
 
-  int64_t rank() const { return rank_; }
+  /// Channels kept of a key, r: those of the turn and zeros behind them, as many as SIMD wants.
+  int64_t kept() const { return kept_.head_dim; }
   /// Sum of q q^T over observed queries [d, d].
   View<double, 2> products(int layer, int head) {
     const int64_t d = shape_.head_dim;
@@ -56,17 +60,23 @@ class InfiniGenState final : public RetrievalState {
   /// The directions kept become the principal ones of products(), which are written out [r, d].
   void find_turn(int layer, int head, View<float, 2> directions) {
     const int64_t d = shape_.head_dim;
-    principal_directions(products(layer, head), directions);
+    std::fill(directions.flat().begin(), directions.flat().end(), 0.0f);
+    principal_directions(products(layer, head), View<float, 2>(directions.data(), rank_, d));
     float* out = turn(layer, head);
     for (int64_t e = 0; e < d; ++e) {
-      for (int64_t i = 0; i < rank_; ++i) *out++ = directions[i][e];
+      for (int64_t i = 0; i < kept(); ++i) *out++ = directions[i][e];
     }
   }
-  /// What is kept of the keys of a page's tokens [r, p].
-  float* keys(int layer, int head, int64_t page) {
-    const auto first = static_cast<size_t>(page * shape_.page);
-    return keys_.as<float>().data() +
-           (row(layer, head) * tokens_ + first) * static_cast<size_t>(rank_);
+  /// What is kept of the keys of pages, as keys of a pool, whose slots are the pages.
+  AttentionRow keys(int layer, int head, const PageRange& pages) {
+    const auto first = static_cast<size_t>(pages.first);
+    return {pool(layer, head), 0,
+            std::span(pages_).subspan(first, static_cast<size_t>(pages.size())), shape_.page};
+  }
+  /// Of a page's tokens [p, r].
+  View<float, 2> keys(int layer, int head, int64_t page) {
+    std::byte* keys = pool(layer, head).keys(static_cast<int32_t>(page), 0);
+    return View<float, 2>(reinterpret_cast<float*>(keys), shape_.page, kept());
   }
   /// The query that is predicted for the next layer [1, H * d], and its part of one head [G, d].
   View<float, 2> query() {
@@ -78,30 +88,23 @@ class InfiniGenState final : public RetrievalState {
   }
   /// Its kept channels [G, r].
   View<float, 2> partial_query(int head) {
-    return View<float, 2>(partial_query_.data() + head * group_ * rank_, group_, rank_);
+    return View<float, 2>(partial_query_.data() + head * group_ * kept(), group_, kept());
   }
 
   /// Keeps of a key of the pool what the turn keeps.
   void keep_key(int layer, int head, int64_t token, const std::byte* key_bytes) {
     float* channels = channels_.data() + static_cast<int64_t>(head) * shape_.head_dim;
     load_row(shape_.dtype, key_bytes, {channels, static_cast<size_t>(shape_.head_dim)});
-    float* kept = kept_.data() + head * rank_;
-    apply_turn(layer, head, channels, kept);
-    float* out = keys(layer, head, token / shape_.page) + token % shape_.page;
-    for (int64_t i = 0; i < rank_; ++i) out[i * shape_.page] = kept[i];
+    const int64_t page = token / shape_.page;
+    apply_turn(layer, head, channels, keys(layer, head, page)[token % shape_.page].data());
   }
   /// out [r] = turn . x [d]; the sums run side by side.
   void apply_turn(int layer, int head, const float* x, float* out) {
     const float* directions = turn(layer, head);
-    std::fill_n(out, rank_, 0.0f);
-    for (int e = 0; e < shape_.head_dim; ++e, directions += rank_) {
-      for (int64_t i = 0; i < rank_; ++i) out[i] += directions[i] * x[e];
+    std::fill_n(out, kept(), 0.0f);
+    for (int e = 0; e < shape_.head_dim; ++e, directions += kept()) {
+      for (int64_t i = 0; i < kept(); ++i) out[i] += directions[i] * x[e];
     }
-  }
-  /// Scratch for the products of a query with a page's keys [p].
-  std::span<float> page_products(int head) {
-    const auto page = static_cast<size_t>(shape_.page);
-    return std::span(page_products_).subspan(static_cast<size_t>(head) * page, page);
   }
 
  private:
@@ -111,21 +114,27 @@ class InfiniGenState final : public RetrievalState {
   }
   // The directions kept [d, r].
   float* turn(int layer, int head) {
-    return turns_.data() + row(layer, head) * static_cast<size_t>(rank_ * shape_.head_dim);
+    return turns_.data() + row(layer, head) * static_cast<size_t>(kept() * shape_.head_dim);
+  }
+  // Every second one takes the place of another's values, which there are none of.
+  KvPool pool(int layer, int head) {
+    const size_t pair = row(layer, head) / 2, second = row(layer, head) % 2;
+    const size_t offset =
+        pair * pages_.size() * kept_.slot_bytes() + second * kept_.slot_bytes() / 2;
+    return {keys_.data() + offset, kept_, KvLayout::kHND, static_cast<int32_t>(pages_.size())};
   }
 
   KvShape shape_;
   int group_;
-  int64_t rank_ = 1;   // channels kept
-  size_t tokens_ = 0;  // of the longest context
+  int64_t rank_ = 1;            // channels kept
+  KvShape kept_;                // of what is kept of keys
+  std::vector<int32_t> pages_;  // 0, 1, 2, ... of the longest context
   std::vector<double> products_;
   std::vector<float> turns_;
   Buffer keys_;
   std::vector<float> query_;
   std::vector<float> partial_query_;
-  std::vector<float> channels_;       // [M, d], of a key at a time
-  std::vector<float> kept_;           // [M, r], of it
-  std::vector<float> page_products_;  // [M, p]
+  std::vector<float> channels_;  // [M, d], of a key at a time
 };
 
 InfiniGenState& state_of(const PolicySequence& sequence) {
@@ -174,8 +183,8 @@ class InfiniGenPolicy final : public Policy {
     if (state.is_known_again()) return;
     const int heads = cache.config().shape.heads;
     ctx.pool().parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> memory(static_cast<size_t>(state.rank() * cache.config().shape.head_dim));
-      const View<float, 2> turn(memory.data(), state.rank(), cache.config().shape.head_dim);
+      std::vector<float> memory(static_cast<size_t>(state.kept() * cache.config().shape.head_dim));
+      const View<float, 2> turn(memory.data(), state.kept(), cache.config().shape.head_dim);
       for (auto head = static_cast<int>(begin); head < end; ++head) {
         for (int layer = 0; layer < cache.config().layers; ++layer) {
           if (!cache.layer(layer).plan().budgeted) continue;
@@ -240,12 +249,12 @@ class InfiniGenPolicy final : public Policy {
     for (int32_t page = 0; page < layout.pages(cache.tokens()); ++page) {
       cache.layer(layer).slow()->read(page, head, page_bytes.data());
       const int64_t first = int64_t{page} * layout.page();
-      // Columns behind the prompt's last token mean nothing until keep_key() writes them.
+      // Rows behind the prompt's last token mean nothing until keep_key() writes them.
       const int64_t count = std::min<int64_t>(layout.page(), cache.tokens() - first);
       for (int64_t t = 0; t < count; ++t) {
         load_row(shape.dtype, page_bytes.data() + static_cast<size_t>(t) * bytes, keys[t].flat());
       }
-      project(turn, keys, View<float, 2>(state.keys(layer, head, page), state.rank(), shape.page));
+      project(keys, turn, state.keys(layer, head, page));
     }
   }
 
@@ -273,12 +282,8 @@ class InfiniGenPolicy final : public Policy {
     }
     const SelectionScratch scratch = state.scratch(row.head);
     const View<float, 2> scores(scratch.scores.data(), q.shape(0), candidates.size());
-    for (int32_t j = 0; j < candidates.size(); ++j) {
-      const float* keys = state.keys(layer, row.head, candidates.first + j);
-      for (int64_t g = 0; g < q.shape(0); ++g) {
-        scores[g][j] = log_sum_exp(partial[g], keys, step.scale, state.page_products(row.head));
-      }
-    }
+    step.backend.score_exact_pages(partial, state.keys(layer, row.head, candidates), step.scale,
+                                   scores);
     const auto pooled = scratch.pooled.first(static_cast<size_t>(candidates.size()));
     step.backend.pool_scores(Pooling::kMeanSoftmax, 1, scores,
                              View<float, 1>(pooled.data(), candidates.size()));
@@ -286,20 +291,6 @@ class InfiniGenPolicy final : public Policy {
     const auto misses = cache.layer(layer).make_resident(row.head, state.selected(layer, row.head),
                                                          state.move_room(row.head));
     state.set_moves(row.head, misses.size());
-  }
-
-  // Of the products of a query [r] with a page's keys [r, p].
-  static float log_sum_exp(View<const float, 1> q, const float* keys, float scale,
-                           std::span<float> products) {
-    std::fill(products.begin(), products.end(), 0.0f);
-    for (int64_t i = 0; i < q.shape(0); ++i, keys += products.size()) {
-      for (size_t t = 0; t < products.size(); ++t) products[t] += q[i] * keys[t];
-    }
-    for (float& product : products) product *= scale;
-    const float most = *std::max_element(products.begin(), products.end());
-    float sum = 0;
-    for (const float product : products) sum += std::exp(product - most);
-    return most + std::log(sum);
   }
 
   static void fetch(const PolicySequence& sequence, int layer) {
