@@ -174,6 +174,20 @@ def shared_tables(folder: pathlib.Path) -> None:
           sorted(args.results.iterdir()) == sorted([whole, other]), list(args.results.iterdir()))
 
 
+def balanced_tables() -> None:
+    """No process has far more to do than another, and none is without samples."""
+    args = argparse.Namespace(samples=None, processes=12)
+    # Samples and suites of one process: 16 prompts of two tasks, 3 of eleven, and 200 of four
+    # suites that differ too much to be shared out.
+    for name, suites, samples in (("h2o", 1, 3), ("policies-128k-tasks", 3, 1), ("suite", 4, 17)):
+        table = accuracy_tables.TABLES[name]
+        among = accuracy_tables.shares(name, args)
+        most = max(len(range(share.shard, table.samples, share.of)) for share in among)
+        least = min(len(range(share.shard, table.samples, share.of)) for share in among)
+        check(f"shares of {name}", 1 <= least <= most == samples and
+              max(len(share.suites) for share in among) == suites, among)
+
+
 def bad_input(folder: pathlib.Path, whole: pathlib.Path) -> None:
     out = folder / "refused.jsonl"
     ask = ("eval", "-m", MODEL, "--haystack", HAYSTACK, "--out", out, "--samples", 1)
@@ -218,6 +232,7 @@ def main() -> None:
         reports(folder, whole)
         tables(folder, whole)
         shared_tables(folder)
+        balanced_tables()
         bad_input(folder, whole)
     print(f"{test_cli.checks - test_cli.failures} passed, {test_cli.failures} failed")
     sys.exit(test_cli.failures > 0)
