@@ -116,7 +116,8 @@ class InfiniGenState final : public RetrievalState {
   float* turn(int layer, int head) {
     return turns_.data() + row(layer, head) * static_cast<size_t>(kept() * shape_.head_dim);
   }
-  // Every second one takes the place of another's values, which there are none of.
+  // Keys alone are kept, and a slot of a pool has room for values too: two heads share it, one with
+  // its keys where the values would be.
   KvPool pool(int layer, int head) {
     const size_t pair = row(layer, head) / 2, second = row(layer, head) % 2;
     const size_t offset =
