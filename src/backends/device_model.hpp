@@ -79,6 +79,14 @@ struct DevicePrefix {
   int64_t tokens = 0;
 };
 
+/// Who takes queries of a prompt, nobody by default: of its tokens from `first` on, as far as they
+/// are computed. At the prompt's end `take` is given one layer after the other, q [T, H, d] of the
+/// last T tokens as attention sees them, rounded to the KV type; valid during the call.
+struct DeviceQueries {
+  int64_t first = 0;
+  std::function<void(int layer, View<const float, 3> q)> take;
+};
+
 /// Used by one thread at a time. Throws Error: kOutOfMemory with both byte counts before anything
 /// of a sequence is kept; kDevice when the device fails or is lost, and from every call after that,
 /// while destruction still works. After any Error of prefill() or decode(), the sequences of the
@@ -111,7 +119,8 @@ class DeviceModel {
   /// whole pages of the prompt, or all of it; then nothing is computed and the logits are empty.
   virtual View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
                                        const std::function<bool(int64_t done)>& proceed,
-                                       const DevicePrefix& prefix = {}) = 0;
+                                       const DevicePrefix& prefix = {},
+                                       const DeviceQueries& queries = {}) = 0;
   /// One step: sequences[i] goes on with ids[i]; returns logits [n, V] in host memory, valid until
   /// the next call. Each sequence has room for one more token.
   virtual View<const float, 2> decode(std::span<const int32_t> sequences,

@@ -1,9 +1,11 @@
 #include "engine/device_runner.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/check.hpp"
 #include "engine/engine_options.hpp"
+#include "engine/kept_queries.hpp"
 #include "kvcache/page_layout.hpp"
 
 namespace freekv {
@@ -102,7 +104,8 @@ class DeviceSequence final : public RunnerSequence {
     return {prompt, static_cast<int>(counters_.size()), kv_,
             [this](int layer, int64_t first, View<float, 3> k, View<float, 3> v) {
               model_.read_tokens(index_, layer, first, k, v);
-            }};
+            },
+            queries ? &*queries : nullptr};
   }
   const KvShape& kv() const { return kv_; }
 
@@ -134,9 +137,10 @@ class DeviceSequence final : public RunnerSequence {
   }
   void moved() { stale_ = true; }
 
-  std::vector<int32_t> prompt;       // whose KV, as prefill made it, the sequence begins with
-  std::vector<float> prompt_logits;  // after it
-  int64_t kept = 0;                  // tokens of the last prompt that were not computed
+  std::vector<int32_t> prompt;         // whose KV, as prefill made it, the sequence begins with
+  std::vector<float> prompt_logits;    // after it
+  int64_t kept = 0;                    // tokens of the last prompt that were not computed
+  std::optional<KeptQueries> queries;  // of the prompt's last tokens
 
  private:
   DeviceModel& model_;
@@ -170,6 +174,11 @@ class DeviceRunner final : public Runner {
     return std::make_unique<DeviceSequence>(*model_, spec_, context);
   }
 
+  void keep_queries(RunnerSequence& sequence, int64_t tokens) override {
+    static_cast<DeviceSequence&>(sequence).queries.emplace(
+        static_cast<int>(spec_.layers.size()), spec_.query_heads, spec_.kv.head_dim, tokens);
+  }
+
   View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
                                const std::function<bool(int64_t)>& proceed,
                                const RunnerSequence* like) override {
@@ -179,7 +188,8 @@ class DeviceRunner final : public Runner {
     s.moved();
     s.kept = prefix.tokens;
     s.prompt.clear();  // until the prompt's end nothing of the sequence is certain
-    const auto logits = model_->prefill(s.index(), prompt, proceed, prefix);
+    const auto logits =
+        model_->prefill(s.index(), prompt, proceed, prefix, begin_queries(s, prompt));
     if (logits.size() > 0) {
       s.prompt_logits.assign(logits.data(), logits.data() + logits.size());
     } else if (from != &s) {
@@ -208,6 +218,16 @@ class DeviceRunner final : public Runner {
   }
 
  private:
+  /// Queries are kept of what is not taken over.
+  static DeviceQueries begin_queries(DeviceSequence& s, std::span<const int32_t> prompt) {
+    if (!s.queries) return {};
+    const auto size = static_cast<int64_t>(prompt.size());
+    s.queries->begin(size, s.kept);
+    return {s.queries->first(), [&s, size](int layer, View<const float, 3> q) {
+              s.queries->store(layer, size - q.shape(0), q);
+            }};
+  }
+
   /// All of a prompt that is the other's too; else, since the last token's logits have to be
   /// computed, whole pages before it.
   DevicePrefix take_over(std::span<const int32_t> prompt, const DeviceSequence& from) const {

@@ -108,7 +108,9 @@ class HostRunner final : public Runner {
   }
 
   void keep_queries(RunnerSequence& sequence, int64_t tokens) override {
-    static_cast<HostSequence&>(sequence).queries.emplace(model_.config(), tokens);
+    const ModelConfig& config = model_.config();
+    static_cast<HostSequence&>(sequence).queries.emplace(config.layers, config.query_heads,
+                                                         config.head_dim, tokens);
   }
 
   View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,
@@ -176,21 +178,25 @@ class HostRunner final : public Runner {
       return std::min(common_tokens(model_.rope(), prompt, s.prompt, s.length), unseen);
     }
     if (!like->started) return 0;
+    // The last token's logits are computed, and what a policy must see and nobody has kept.
+    const auto take = [&](const KeptQueries* queries, int64_t common) {
+      const bool seen = queries && queries->first() <= first_observed(s.cache, size);
+      prefix.tokens = std::min(common, seen ? size - 1 : unseen);
+      prefix.queries = seen ? queries : nullptr;
+    };
     if (const auto* host = dynamic_cast<const HostSequence*>(like)) {
       const CacheConfig& from = host->cache.config();
       if (!can_copy(s.cache.config(), from.layers, from.shape) || !host->cache.keeps_all())
         return 0;
-      const int64_t common = common_tokens(model_.rope(), prompt, host->prompt, host->length);
-      const bool seen = host->queries && host->queries->first() <= first_observed(s.cache, size);
       prefix.cache = &host->cache;
-      prefix.tokens = std::min(common, seen ? size - 1 : unseen);
-      prefix.queries = seen ? &*host->queries : nullptr;
+      take(host->queries ? &*host->queries : nullptr,
+           common_tokens(model_.rope(), prompt, host->prompt, host->length));
       return 0;
     }
     KnownPrompt known = like->known();
     if (!can_copy(s.cache.config(), known.layers, known.kv)) return 0;
     const auto length = static_cast<int64_t>(known.tokens.size());
-    prefix.tokens = std::min(common_tokens(model_.rope(), prompt, known.tokens, length), unseen);
+    take(known.queries, common_tokens(model_.rope(), prompt, known.tokens, length));
     prefix.read = std::move(known.read);
     return 0;
   }

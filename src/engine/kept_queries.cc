@@ -6,11 +6,11 @@
 
 namespace freekv {
 
-KeptQueries::KeptQueries(const ModelConfig& config, int64_t tokens)
-    : heads_(config.query_heads),
-      dim_(config.head_dim),
+KeptQueries::KeptQueries(int layers, int query_heads, int head_dim, int64_t tokens)
+    : heads_(query_heads),
+      dim_(head_dim),
       tokens_(tokens),
-      memory_(static_cast<size_t>(config.layers * heads_ * dim_) * static_cast<size_t>(tokens) *
+      memory_(static_cast<size_t>(layers * heads_ * dim_) * static_cast<size_t>(tokens) *
               sizeof(float)) {}
 
 void KeptQueries::begin(int64_t size, int64_t computed) {

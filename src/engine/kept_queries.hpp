@@ -7,14 +7,13 @@
 
 #include "core/view.hpp"
 #include "device/buffer.hpp"
-#include "model/config.hpp"
 
 namespace freekv {
 
 class KeptQueries {
  public:
   /// Takes address space for `tokens`; memory follows as they are stored.
-  KeptQueries(const ModelConfig& config, int64_t tokens);
+  KeptQueries(int layers, int query_heads, int head_dim, int64_t tokens);
 
   /// Forgets all; the last tokens of a prompt of `size` tokens are kept from now on, as far as they
   /// are computed, which the tokens from `computed` on are.

@@ -13,6 +13,8 @@
 
 namespace freekv {
 
+class KeptQueries;
+
 /// A prompt whose KV, as prefill made it, a sequence of a device begins with and still has.
 struct KnownPrompt {
   std::span<const int32_t> tokens = {};
@@ -21,6 +23,7 @@ struct KnownPrompt {
   /// Copies K and V [T, M, d] of its tokens from `first` on of `layer`, as f32.
   using Read = std::function<void(int layer, int64_t first, View<float, 3> k, View<float, 3> v)>;
   Read read = nullptr;
+  const KeptQueries* queries = nullptr;  // of its last tokens, if any are kept
 };
 
 /// One sequence as the runner that made it keeps it; dropped before it.
@@ -51,9 +54,8 @@ class Runner {
   /// What a full sequence of `context` tokens takes.
   virtual MemoryStats memory_for(int64_t context) const = 0;
   virtual std::unique_ptr<RunnerSequence> new_sequence(int64_t context) = 0;
-  /// From now on the sequence keeps the queries of its prompts' last `tokens` tokens. No policy of
-  /// a device looks at any.
-  virtual void keep_queries(RunnerSequence& /*sequence*/, int64_t /*tokens*/) {}
+  /// From now on the sequence keeps the queries of its prompts' last `tokens` tokens.
+  virtual void keep_queries(RunnerSequence& sequence, int64_t tokens) = 0;
   /// As Engine::prefill; returns logits [V], valid until the next call. `like` may be null, or of
   /// any runner of the same model.
   virtual View<const float, 1> prefill(RunnerSequence& sequence, std::span<const int32_t> prompt,

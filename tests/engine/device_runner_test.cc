@@ -4,10 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "engine/engine_options.hpp"
 #include "engine/host_runner.hpp"
+#include "engine/kept_queries.hpp"
 #include "kvcache/page_layout.hpp"
 #include "tiny_model.hpp"
 
@@ -47,11 +50,23 @@ class FakeDevice final : public DeviceModel {
   int64_t tokens(int32_t sequence) const override { return tokens_[size_t(sequence)]; }
   View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
                                const std::function<bool(int64_t)>& proceed,
-                               const DevicePrefix& prefix) override {
+                               const DevicePrefix& prefix, const DeviceQueries& queries) override {
     const auto count = static_cast<int64_t>(ids.size());
     last_prefix() = prefix;
     tokens_[size_t(sequence)] = count;
     if (proceed && !proceed(count)) throw Error(ErrorCode::kCancelled, "fake");
+    const int64_t computed = count - std::max(queries.first, prefix.tokens);
+    if (queries.take &&
+        computed > 0) {  // the layer, the token, the head's and the dimension's number
+      const int heads = spec_.query_heads, dim = spec_.kv.head_dim;
+      std::vector<float> values(size_t(computed * heads * dim));
+      for (int layer = 0; layer < static_cast<int>(spec_.layers.size()); ++layer) {
+        for (int64_t i = 0; i < computed * heads * dim; ++i) {
+          values[size_t(i)] = query(layer, count - computed + i / (heads * dim), i % (heads * dim));
+        }
+        queries.take(layer, View<const float, 3>(values.data(), computed, heads, dim));
+      }
+    }
     const auto out = logits(1)[0];
     out[0] = static_cast<float>(ids.back());
     return View<const float, 1>(out.data(), prefix.tokens == count ? 0 : spec_.vocab);
@@ -72,6 +87,9 @@ class FakeDevice final : public DeviceModel {
   static std::vector<ReadCall>& reads() {
     static std::vector<ReadCall> calls;
     return calls;
+  }
+  static float query(int layer, int64_t token, int64_t element) {
+    return scale() * static_cast<float>((7 * layer + 3 * token + element) % 11 - 5);
   }
   static float& scale() {
     static float value = 1;
@@ -309,6 +327,51 @@ TEST_F(DeviceRunnerTest, TheHostGoesOnFromWhatADeviceHasRead) {
   EXPECT_EQ(kept("h2o"), 0);
   options_.kv_type = "bf16";
   EXPECT_EQ(kept("full"), 0);  // KV of another type
+}
+
+// Then they need not be computed again.
+TEST_F(DeviceRunnerTest, AHostsPolicyLooksAtTheQueriesThatADeviceKept) {
+  const auto dense = make("full");
+  const auto source = dense->new_sequence(512), other = dense->new_sequence(512);
+  std::vector<int32_t> prompt(141);
+  std::iota(prompt.begin(), prompt.end(), 1);
+  options_.backend = "reference";
+  options_.chunk = 8;
+  const auto kept = [&](const std::string& name, const RunnerSequence& from) {
+    const auto policy = make_policy(name);
+    const auto host = make_host_runner(model_, *policy, options_, nullptr);
+    const auto sequence = host->new_sequence(512);
+    host->prefill(*sequence, prompt, nullptr, &from);
+    return sequence->kept_tokens();
+  };
+  for (const auto& [tokens, of_last, of_all] : std::vector<std::array<int64_t, 3>>{
+           {0, 109, 0}, {31, 109, 0}, {32, 140, 0}, {141, 140, 140}}) {
+    SCOPED_TRACE(tokens);
+    if (tokens > 0) dense->keep_queries(*source, tokens);
+    dense->prefill(*source, prompt, nullptr, nullptr);
+    source->started = true;
+    EXPECT_EQ(kept("snapkv", *source), of_last);  // looks at 32
+    EXPECT_EQ(kept("h2o", *source), of_all);
+    if (tokens == 0) continue;
+    const KeptQueries* queries = source->known().queries;
+    ASSERT_NE(queries, nullptr);
+    ASSERT_EQ(queries->first(), 141 - tokens);
+    for (int layer = 0; layer < 3; ++layer) {
+      const auto q = queries->of(layer, queries->first(), tokens);
+      for (int64_t i = 0; i < q.size(); ++i) {
+        const int64_t row = q.size() / tokens;
+        ASSERT_EQ(q.data()[i], FakeDevice::query(layer, queries->first() + i / row, i % row))
+            << layer;
+      }
+    }
+  }
+  // Of what is taken over from another sequence none are there.
+  dense->keep_queries(*other, 141);
+  dense->prefill(*other, prompt, nullptr, source.get());
+  other->started = true;
+  EXPECT_EQ(other->kept_tokens(), 141);
+  EXPECT_EQ(kept("snapkv", *other), 109);
+  EXPECT_EQ(kept("oracle", *other), 140);
 }
 
 TEST_F(DeviceRunnerTest, SequencesAreClosedAndWeightsShared) {

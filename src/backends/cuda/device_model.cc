@@ -169,7 +169,7 @@ View<const float, 2> CudaModel::fetch_logits(int64_t n) {
 
 View<const float, 1> CudaModel::prefill(int32_t sequence, std::span<const int32_t> ids,
                                         const std::function<bool(int64_t)>& proceed,
-                                        const DevicePrefix& prefix) {
+                                        const DevicePrefix& prefix, const DeviceQueries& queries) {
   return guarded([&] {
     auto* logits = reinterpret_cast<float*>(logits_.data());
     KvPrefix from;
@@ -178,7 +178,7 @@ View<const float, 1> CudaModel::prefill(int32_t sequence, std::span<const int32_
       check_internal(model != nullptr, "a prefix of another device is given to {}", "cuda");
       from = {model->decoder_.get(), prefix.sequence, prefix.tokens};
     }
-    prefill_->run(*decoder_, sequence, ids, proceed, logits, from);
+    prefill_->run(*decoder_, sequence, ids, proceed, logits, from, queries);
     const bool whole = prefix.tokens == static_cast<int64_t>(ids.size());
     return View<const float, 1>(logits, whole ? 0 : spec_.vocab);
   });

@@ -32,7 +32,8 @@ class CudaModel final : public DeviceModel {
   int64_t tokens(int32_t sequence) const override;
   View<const float, 1> prefill(int32_t sequence, std::span<const int32_t> ids,
                                const std::function<bool(int64_t)>& proceed,
-                               const DevicePrefix& prefix = {}) override;
+                               const DevicePrefix& prefix = {},
+                               const DeviceQueries& queries = {}) override;
   View<const float, 2> decode(std::span<const int32_t> sequences,
                               std::span<const int32_t> ids) override;
   void read_tokens(int32_t sequence, int32_t layer, int64_t first, View<float, 3> k,

@@ -7,6 +7,7 @@
 #include "backends/cuda/collect_pages.hpp"
 #include "backends/cuda/elementwise.hpp"
 #include "backends/cuda/gemv.hpp"
+#include "backends/cuda/padded_rows.hpp"
 #include "backends/cuda/parts.hpp"
 #include "backends/cuda/prefill_attention.hpp"
 #include "backends/cuda/prefill_gemm.hpp"
@@ -37,6 +38,7 @@ struct Arrays {
   void* activated = nullptr;  // [C, F] bf16
   void* staging[2] = {};      // [C / p][M][K|V][p][d]: pages on their way to the slow tier
   Move* common = nullptr;     // common_pages()
+  void* queries = nullptr;    // [layers][Q, H, e]: those that are asked for
   float* logits = nullptr;    // [V]
 };
 
@@ -77,11 +79,16 @@ struct Prefill::Impl {
   int64_t qkv_width() const {
     return int64_t{shape.kv.query_heads() + 2 * shape.kv.kv_heads} * shape.kv.head_dim;
   }
-  Arrays take(Parts& parts, int64_t tokens, int64_t kept) const;
-  size_t bytes(int64_t tokens, int64_t kept) const {
+  Arrays take(Parts& parts, int64_t tokens, int64_t kept, int64_t queries) const;
+  size_t bytes(int64_t tokens, int64_t kept, int64_t queries) const {
     Parts parts(nullptr);
-    take(parts, tokens, kept);
+    take(parts, tokens, kept, queries);
     return parts.used();
+  }
+  // Of a token's queries, as attention reads them.
+  size_t query_bytes() const {
+    return static_cast<size_t>(shape.kv.query_heads() * prefill_head_dim(shape.kv.head_dim)) *
+           kValueBytes;
   }
 
   // A prompt under way.
@@ -90,6 +97,7 @@ struct Prefill::Impl {
     int32_t sequence = 0;
     int64_t tokens = 0;  // T
     KvPrefix prefix;
+    int64_t queries = 0;  // Q: those of the last so many tokens are asked for
     Arrays at;
     int32_t common_pages = 0;
 
@@ -106,12 +114,14 @@ struct Prefill::Impl {
   };
   void queue_prefix(const Run& run, int32_t layer);
   void queue_chunk(const Run& run, int32_t layer, int64_t first, int64_t n);
+  void queue_queries(const Run& run, int32_t layer, int64_t first, int64_t n);
   void queue_attention(const Run& run, const DecoderLayer& w, int64_t first, int64_t n);
   void queue_ffn(const Run& run, const DecoderLayer& w, int64_t first, int64_t n);
   void queue_pages(const Run& run, const SequenceLayer& layer, int64_t first, int64_t n);
   void queue_offload(const LayerKv& from, const SequenceLayer& layer, int32_t first, int32_t count,
                      const Arrays& at);
   void queue_logits(const Run& run, float* logits);
+  void hand_over_queries(const Run& run, const DeviceQueries& to) const;
 
   DecoderShape shape;
   DecoderWeights weights;
@@ -136,7 +146,7 @@ Prefill::Impl::Impl(const DecoderShape& s, DecoderWeights w, const PrefillLimits
   (void)prefill_head_dim(shape.kv.head_dim);
 }
 
-Arrays Prefill::Impl::take(Parts& parts, int64_t tokens, int64_t kept) const {
+Arrays Prefill::Impl::take(Parts& parts, int64_t tokens, int64_t kept, int64_t queries) const {
   const KvGeometry& kv = shape.kv;
   const auto all = static_cast<size_t>(tokens);
   const int64_t pages = (tokens + kv.page - 1) / kv.page;
@@ -166,6 +176,7 @@ Arrays Prefill::Impl::take(Parts& parts, int64_t tokens, int64_t kept) const {
   }
   at.common = parts.take<Move>(static_cast<size_t>(pages) * sizeof(Move));
   at.logits = parts.take<float>(static_cast<size_t>(shape.vocab) * sizeof(float));
+  at.queries = parts.take(static_cast<size_t>(shape.layers * queries) * query_bytes());
   return at;
 }
 
@@ -224,11 +235,24 @@ void Prefill::Impl::queue_chunk(const Run& run, int32_t layer, int64_t first, in
                .key = at.key,
                .value = at.value},
               compute);
+  queue_queries(run, layer, first, n);
   queue_pages(run, run.decoder.layer(run.sequence, layer), first, n);
   // Nothing reads what the last layer would add to tokens before the last chunk.
   if (layer == shape.layers - 1 && first + n < run.tokens) return;
   queue_attention(run, w, first, n);
   queue_ffn(run, w, first, n);
+}
+
+void Prefill::Impl::queue_queries(const Run& run, int32_t layer, int64_t first, int64_t n) {
+  const int64_t asked = run.tokens - run.queries;  // the first token whose queries are
+  const int64_t from = std::max(first, asked);
+  if (from >= first + n) return;
+  const auto offset = [&](int64_t tokens) { return static_cast<size_t>(tokens) * query_bytes(); };
+  check_cuda(cudaMemcpyAsync(static_cast<std::byte*>(run.at.queries) +
+                                 offset(layer * run.queries + from - asked),
+                             static_cast<const std::byte*>(run.at.q) + offset(from - first),
+                             offset(first + n - from), cudaMemcpyDeviceToDevice, compute),
+             "the queries of a chunk");
 }
 
 void Prefill::Impl::queue_attention(const Run& run, const DecoderLayer& w, int64_t first,
@@ -370,15 +394,35 @@ void Prefill::Impl::queue_logits(const Run& run, float* logits) {
              "the logits");
 }
 
+// What computed them has finished.
+void Prefill::Impl::hand_over_queries(const Run& run, const DeviceQueries& to) const {
+  if (run.queries == 0) return;
+  const KvGeometry& kv = shape.kv;
+  const size_t bytes = static_cast<size_t>(run.queries) * query_bytes();
+  std::vector<std::byte> padded(bytes);
+  std::vector<float> values(static_cast<size_t>(run.queries * kv.query_heads() * kv.head_dim));
+  const View<float, 3> q(values.data(), run.queries, kv.query_heads(), kv.head_dim);
+  for (int32_t layer = 0; layer < shape.layers; ++layer) {
+    check_cuda(cudaMemcpyAsync(padded.data(),
+                               static_cast<const std::byte*>(run.at.queries) +
+                                   static_cast<size_t>(layer) * bytes,
+                               bytes, cudaMemcpyDeviceToHost, compute),
+               "the queries of a layer");
+    compute.synchronize();
+    load_padded_rows(kv.type, padded.data(), prefill_head_dim(kv.head_dim), q);
+    to.take(layer, q);
+  }
+}
+
 Prefill::Prefill(const DecoderShape& shape, DecoderWeights weights, const PrefillLimits& limits)
     : impl_(std::make_unique<Impl>(shape, std::move(weights), limits)) {}
 Prefill::~Prefill() = default;
 
-size_t Prefill::bytes(int64_t tokens) const { return impl_->bytes(tokens, 0); }
+size_t Prefill::bytes(int64_t tokens) const { return impl_->bytes(tokens, 0, 0); }
 
 void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> ids,
                   const std::function<bool(int64_t)>& proceed, float* logits,
-                  const KvPrefix& prefix) {
+                  const KvPrefix& prefix, const DeviceQueries& queries) {
   Impl& p = *impl_;
   const auto tokens = static_cast<int64_t>(ids.size());
   check_argument(tokens >= 1 && tokens <= p.limits.tokens, "a prompt of {} tokens, must be 1 to {}",
@@ -396,7 +440,8 @@ void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> i
   decoder.drain();  // steps of a sequence that is begun anew
   if (kept > 0) prefix.decoder->drain();
 
-  const DeviceBuffer memory(p.bytes(tokens, kept));
+  const int64_t asked = queries.take ? tokens - std::clamp(queries.first, kept, tokens) : 0;
+  const DeviceBuffer memory(p.bytes(tokens, kept, asked));
   const std::vector<Move> common = common_pages(decoder.map(), tokens);
   const Drain drain{p.compute, p.copy};
   Parts parts(memory.data());
@@ -404,7 +449,8 @@ void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> i
                       .sequence = sequence,
                       .tokens = tokens,
                       .prefix = prefix,
-                      .at = p.take(parts, tokens, kept),
+                      .queries = asked,
+                      .at = p.take(parts, tokens, kept, asked),
                       .common_pages = static_cast<int32_t>(common.size())};
   const auto computed = ids.subspan(static_cast<size_t>(kept));
   check_cuda(cudaMemcpyAsync(run.at.ids, computed.data(), computed.size_bytes(),
@@ -436,6 +482,7 @@ void Prefill::run(Decoder& decoder, int32_t sequence, std::span<const int32_t> i
   progress.wait(0);
   p.compute.synchronize();
   p.copy.synchronize();
+  p.hand_over_queries(run, queries);
   decoder.begin_placed(sequence, tokens);
 }
 

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "backends/cuda/decoder.hpp"
+#include "backends/device_model.hpp"
 
 namespace freekv::cuda {
 
@@ -39,7 +40,8 @@ class Prefill {
   Prefill(const Prefill&) = delete;
   Prefill& operator=(const Prefill&) = delete;
 
-  /// Device memory that a prompt of `tokens` takes while it runs, beside weights and sequence.
+  /// Device memory that a prompt of `tokens` takes while it runs, beside weights and sequence;
+  /// 2 bytes a value more where queries are asked for.
   size_t bytes(int64_t tokens) const;
 
   /// Computes the prompt `ids` [1 .. limits.tokens], puts its KV where `decoder` wants it and makes
@@ -55,7 +57,8 @@ class Prefill {
   /// after it may differ from a prompt without prefix by rounding: its chunks begin elsewhere, and
   /// matrix products of other sizes sum in another order.
   void run(Decoder& decoder, int32_t sequence, std::span<const int32_t> ids,
-           const std::function<bool(int64_t)>& proceed, float* logits, const KvPrefix& prefix = {});
+           const std::function<bool(int64_t)>& proceed, float* logits, const KvPrefix& prefix = {},
+           const DeviceQueries& queries = {});
 
  private:
   struct Impl;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string>
 #include <vector>
@@ -122,9 +123,9 @@ class Model {
   uint32_t seed_ = 0;
 };
 
-/// Keys and values [layers][T][M][d] and the last token's logits [V].
+/// Queries [layers][T][H][d], keys and values [layers][T][M][d], the last token's logits [V].
 struct Expected {
-  std::vector<std::vector<double>> keys, values;
+  std::vector<std::vector<double>> queries, keys, values;
   std::vector<double> logits;
 };
 
@@ -236,6 +237,8 @@ inline Expected expected(const Model& model, const std::vector<int32_t>& ids) {
       }
       add(x[t], product(activated, w.down));
     }
+    result.queries.emplace_back();
+    for (const auto& row : q) std::ranges::copy(row, std::back_inserter(result.queries.back()));
     result.keys.push_back(std::move(key));
     result.values.push_back(std::move(value));
   }

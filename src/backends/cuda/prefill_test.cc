@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "backends/cuda/prefill_world.hpp"
@@ -40,6 +41,47 @@ TEST(Prefill, ChunksDoNotShow) {
   const std::vector<int32_t> ids = prompt(201);
   EXPECT_LE(distance(parts.run(ids), whole.run(ids)), kTolerance);
   EXPECT_LE(distance(held(parts, 2, true, 201), held(whole, 2, true, 201)), kTolerance);
+}
+
+// Of the tokens asked for that are computed, in one chunk or several; nothing else shows.
+TEST(Prefill, HandsQueriesOver) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name());
+    const Model model(c);
+    World world(model, retrieving(), 64), source(model, {}, 64);
+    const std::vector<int32_t> ids = prompt(173);
+    const Expected reference = expected(model, ids);
+    const std::vector<float> logits = world.run(ids);
+    source.run(ids);
+    const auto row = static_cast<ptrdiff_t>(c.kv_heads * c.group * c.head_dim);
+    for (const auto& [first, kept, count] : std::vector<std::array<int64_t, 3>>{{0, 0, 173},
+                                                                                {64, 0, 109},
+                                                                                {100, 0, 73},
+                                                                                {172, 0, 1},
+                                                                                {173, 0, 0},
+                                                                                {0, 64, 109},
+                                                                                {0, 173, 0}}) {
+      SCOPED_TRACE(testing::Message() << "from " << first << ", " << kept << " taken over");
+      std::vector<std::vector<float>> got;
+      const auto take = [&](int layer, View<const float, 3> q) {
+        EXPECT_EQ(layer, static_cast<int>(got.size()));
+        EXPECT_EQ(q.shape(1) * q.shape(2), row);
+        got.emplace_back(q.data(), q.data() + q.size());
+      };
+      std::vector<float> out(logits.size());
+      world.prefill.run(world.decoder, world.sequence, ids, {}, out.data(),
+                        kept > 0 ? source.first(kept) : KvPrefix{}, {first, take});
+      if (kept == 0) {
+        EXPECT_EQ(out, logits);
+      }
+      ASSERT_EQ(got.size(), count > 0 ? reference.queries.size() : 0u);
+      for (size_t l = 0; l < got.size(); ++l) {
+        const std::vector<double> last(reference.queries[l].end() - count * row,
+                                       reference.queries[l].end());
+        EXPECT_LE(distance(got[l], last), kTolerance) << l;
+      }
+    }
+  }
 }
 
 // The tiers of a layer with a budget hold what one that holds everything does, to the bit.

@@ -3,24 +3,14 @@
 #include <cstdint>
 
 #include "backends/cuda/collect_pages.hpp"
+#include "backends/cuda/padded_rows.hpp"
 #include "backends/cuda/prefill_attention.hpp"
 #include "core/check.hpp"
-#include "core/dtype.hpp"
 
 namespace freekv::cuda {
 namespace {
 
 constexpr size_t kValueBytes = 2;  // bf16 and fp16
-
-/// Rows of `stride` values, of which the first d are wanted.
-void convert(const std::byte* from, int64_t stride, KvType type, View<float, 3> to) {
-  const DType dtype = type == KvType::kBF16 ? DType::kBF16 : DType::kF16;
-  const int64_t rows = to.shape(0) * to.shape(1), dim = to.shape(2);
-  for (int64_t row = 0; row < rows; ++row) {
-    load_row(dtype, from + static_cast<size_t>(row * stride) * kValueBytes,
-             {to.data() + row * dim, static_cast<size_t>(dim)});
-  }
-}
 
 }  // namespace
 
@@ -51,8 +41,8 @@ void TokenReader::read(const Decoder& decoder, int32_t sequence, int32_t layer, 
                              decoder.stream()),
              "the tokens of a sequence");
   check_cuda(cudaStreamSynchronize(decoder.stream()), "the tokens of a sequence");
-  convert(host_.data(), stride, kv.type, k);
-  convert(host_.data() + half, stride, kv.type, v);
+  load_padded_rows(kv.type, host_.data(), stride, k);
+  load_padded_rows(kv.type, host_.data() + half, stride, v);
 }
 
 }  // namespace freekv::cuda
