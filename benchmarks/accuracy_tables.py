@@ -68,15 +68,17 @@ class Table:
     further: tuple = ()
     samples: int = SAMPLES
     gpu: bool = True
-    processes: int = 64  # at most: one GPU serves processes in turn, the samples of one at once
-    parallel: int = 64  # at most: what fits into GPU memory for all processes
+    host: bool = False  # made on cores that the other tables leave
+    parallel: int = 64  # at most: what fits into memory for all processes
+    # Methods are shared out among processes instead of samples: one answers all samples at once.
+    apart: bool = False
 
-    def arguments(self, suites: str = "") -> list[str]:
-        """With some of the table's suites instead of all, if given."""
+    def arguments(self, suites: str = "", policies: tuple = ()) -> list[str]:
+        """With some of the table's suites or policies instead of all, if given."""
         backend = ("--backend", "cuda", "--kv-type", "bf16", "--seed", "9") if self.gpu else ()
         return ["--suite", suites or self.suites, "--context", self.contexts,
                 "--budgets", self.budgets, "--sink", str(self.sink), "--window", str(self.window),
-                *backend, *self.further, "--policies", *self.policies]
+                *backend, *self.further, "--policies", *(policies or self.policies)]
 
 
 def swept(policy: str, key: str, values: tuple) -> tuple:
@@ -103,21 +105,22 @@ TABLES = {
                        ("full", "quest", QUEST_KEY2, "freekv:tau=-1", "freekv", "freekv:tau=2",
                         "freekv:tau=-1,sketch=key2", "freekv:sketch=key2",
                         "freekv:tau=2,sketch=key2", "freekv-coverage")),
-    # Without h2o, which is shown every query of the prompt: the CPU has to read it all, and does in
-    # a table of its own.
+    # Without h2o, which is shown every query of the prompt: cores need most of a minute for them, and
+    # 400 MB.
     "policies": Table("All policies at 32K", "ruler/niah-multi-key,chain", "32768",
                       (*ON_DEVICE, *BASELINES), samples=48),
     "policies-tasks": Table("All policies on all other tasks at 32K", OTHERS, "32768",
                             (*ON_DEVICE, *BASELINES), samples=12),
-    # A prompt takes minutes: the CPU reads it all.
-    "h2o": Table("h2o at 32K, on the CPU", "ruler/niah-multi-key,chain", "32768",
-                 ("full", "h2o"), samples=16, gpu=False),
+    "h2o": Table("h2o at 32K", "ruler/niah-multi-key,chain", "32768", ("full", "h2o"),
+                 samples=16, host=True, parallel=1),
+    "h2o-tasks": Table("h2o on all other tasks at 32K", OTHERS, "32768", ("full", "h2o"),
+                       samples=3, host=True, parallel=1),
     # For two CPU cores: the bar of 100 samples, 50 of each task, in 20 minutes is measured with it.
     "policies-8k": Table("All policies at 8K with 512 tokens, on the CPU",
                          "ruler/niah-multi-key,chain", "8192",
-                         ALL, samples=50, gpu=False),
+                         ALL, samples=50, gpu=False, host=True),
     "policies-8k-tasks": Table("All policies on all other tasks at 8K with 512 tokens, on the CPU",
-                               OTHERS, "8192", ALL, samples=12, gpu=False),
+                               OTHERS, "8192", ALL, samples=12, gpu=False, host=True),
     "tau": Table("Correction by cosine", ",".join(HARD), "32768",
                  swept("freekv:sketch=key2", "tau", ("0.7", "0.75", "0.8", "0.85", "0.9", "0.95")),
                  samples=100),
@@ -137,14 +140,14 @@ TABLES = {
     "sketches": Table("Sketches and poolings at 8K, on the CPU", "ruler/niah-multi-key,chain",
                       "8192", ("full", *(f"quest:sketch={s},pooling={p},dense_layers=0"
                                          for s in SKETCHES for p in POOLINGS)),
-                      samples=30, gpu=False),
+                      samples=30, gpu=False, host=True),
     "pages": Table("Tokens per page", ",".join(HARD), "32768",
                    ("full", "freekv", "freekv:sketch=key2", "freekv-coverage"), "512",
                    further=("--pages", "16,32,64"), samples=100),
     # Prompts of 53K tokens, past the 32K of the model's training: how far methods part, no scores.
     "generation": Table("Generations of 32K tokens", "ledger", "65536",
                         ("full", "freekv", "freekv:sketch=key2", "freekv-coverage"), "2048",
-                        further=("--entries", "1200", "-n", "32768"), samples=8, processes=1),
+                        further=("--entries", "1200", "-n", "32768"), samples=8, apart=True),
     # What limits agreement with dense attention: exact page masses and more tokens.
     "agreement": Table("Agreement where it is least", "ruler/variable-tracking,"
                        "ruler/niah-multi-query,ruler/common-words,ruler/frequent-words", "32768",
@@ -170,24 +173,32 @@ TABLES = {
 
 @dataclass
 class Share:
-    """What one of a table's processes makes: every `of`-th sample of some of its suites."""
+    """What one of a table's processes makes: every `of`-th sample of some of its suites, under some
+    of its policies (all, if none are named)."""
 
     suites: list
     shard: int
     of: int
+    policies: tuple = ()
 
     def has(self, row: dict) -> bool:
         return row["sample"] % self.of == self.shard and any(
-            row["suite"] == suite or row["suite"].startswith(f"{suite}/") for suite in self.suites)
+            row["suite"] == suite or row["suite"].startswith(f"{suite}/")
+            for suite in self.suites) and (not self.policies or row["policy"] in self.policies)
 
 
 def shares(name: str, args: argparse.Namespace) -> list[Share]:
     """Samples are shared out, and suites too where that makes the longest share much shorter: a
-    sample of one suite may take far longer than one of another."""
+    sample of one suite may take far longer than one of another. Of methods apart each process
+    answers with full too, with which the others are compared."""
     table = TABLES[name]
     suites = table.suites.split(",")
     samples = args.samples or table.samples
-    processes = min(args.processes, table.processes)
+    processes = args.processes
+    if table.apart and processes > 1:
+        full, *others = table.policies
+        among = min(processes, len(others))
+        return [Share(suites, 0, 1, (full, *others[i::among])) for i in range(among)]
 
     def each(groups: int) -> int:  # processes of a group of suites
         return min(samples, processes // groups)
@@ -208,7 +219,8 @@ def command_of(name: str, args: argparse.Namespace, number: int = 0,
     table = TABLES[name]
     out = args.results / f"{name}.jsonl"
     command = [str(args.freekv), "eval", "-m", str(args.model),
-               *table.arguments(",".join(share.suites) if share else ""),
+               *(table.arguments(",".join(share.suites), share.policies) if share
+                 else table.arguments()),
                "--samples", str(args.samples or table.samples)]
     if args.haystack:
         command += ["--haystack", str(args.haystack)]
@@ -241,6 +253,11 @@ def shared_gpu(names: list[str], processes: int) -> Iterator[dict]:
                            stdout=subprocess.DEVNULL)
 
 
+def identity(row: bytes) -> bytes:
+    """What a row is the result of. Methods apart make several of full, that differ in times."""
+    return row.partition(b'"prompt_tokens":')[0]
+
+
 def replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that one that is stopped meanwhile leaves the old one."""
     new = path.with_suffix(".new")
@@ -257,7 +274,10 @@ def join(name: str, args: argparse.Namespace) -> pathlib.Path:
         rows = [row for file in (whole, *parts) if file.exists()
                 for row in file.read_bytes().splitlines(keepends=True)
                 if row.endswith(b"\n")]  # else a process was stopped while it wrote
-        replace(whole, b"".join(dict.fromkeys(rows)))
+        first: dict = {}
+        for row in rows:
+            first.setdefault(identity(row), row)
+        replace(whole, b"".join(first.values()))
         for part in parts:
             part.unlink()
     return whole
@@ -292,10 +312,11 @@ def run_tables(names: list[str], args: argparse.Namespace, environment: dict) ->
     def run(name: str, command: list[str]) -> None:
         start.setdefault(name, time.monotonic())
         quiet = subprocess.DEVNULL if len(parts[name]) > 1 else None
-        # A table of the CPU's takes what those of the GPU leave.
-        nice = [] if TABLES[name].gpu else ["nice"]
+        nice = ["nice"] if TABLES[name].host else []
+        # Answers of tens of thousands of short steps go before the others' long kernels.
+        level = {} if TABLES[name].apart else {"CUDA_MPS_CLIENT_PRIORITY": "1"}  # below normal
         code = subprocess.run([*nice, *command], cwd=ROOT, stdout=quiet, stderr=quiet,
-                              env=environment, check=False).returncode
+                              env={**environment, **level}, check=False).returncode
         if code != 0:
             raise RuntimeError(f"{shlex.join(command)}: exit code {code}")
 
@@ -315,11 +336,11 @@ def run_tables(names: list[str], args: argparse.Namespace, environment: dict) ->
 
 
 def run_all(names: list[str], args: argparse.Namespace) -> None:
-    """The tables of all processes one after another, beside them those of one and of the CPU."""
+    """One table after another, beside them those of the cores and those of methods apart."""
     args.results.mkdir(parents=True, exist_ok=True)
     groups: dict = {}
     for name in names:
-        groups.setdefault((TABLES[name].gpu, TABLES[name].processes == 1), []).append(name)
+        groups.setdefault((TABLES[name].host, TABLES[name].apart), []).append(name)
     start = time.monotonic()
     try:
         with (shared_gpu(names, args.processes) as environment,

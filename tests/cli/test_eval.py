@@ -174,6 +174,46 @@ def shared_tables(folder: pathlib.Path) -> None:
           sorted(args.results.iterdir()) == sorted([whole, other]), list(args.results.iterdir()))
 
 
+def methods_apart(folder: pathlib.Path) -> None:
+    """Each process of such a table has full's rows too; together they are there once."""
+    name = "generation"
+    full, *others = accuracy_tables.TABLES[name].policies
+    args = argparse.Namespace(results=folder / "apart", samples=None)
+    args.results.mkdir()
+
+    def row(policy: str, seconds: float) -> bytes:
+        return (json.dumps({"suite": "ledger/long", "sample": 3, "policy": policy, "id": "3",
+                            "prompt_tokens": 9, "read_s": seconds}) + "\n").encode()
+
+    whole = args.results / f"{name}.jsonl"
+    lines = [row(policy, 1) for policy in (full, *others)]
+    whole.write_bytes(b"".join(lines))
+    for args.processes, processes in ((12, 3), (2, 2), (1, 1), (3, 3)):
+        among = accuracy_tables.shares(name, args)
+        check(f"{processes} of methods apart", len(among) == processes, among)
+        parts = [whole] if processes == 1 else [
+            args.results / f"{name}.{i}.jsonl" for i in range(processes)]
+        accuracy_tables.split(name, parts, among, args)
+        for share, part in zip(among, parts):
+            got = part.read_bytes().splitlines(keepends=True)
+            mine = share.policies or (full, *others)
+            check(f"rows of {mine}", sorted(got) == sorted(
+                line for policy, line in zip((full, *others), lines) if policy in mine), got)
+            command = accuracy_tables.command_of(name, argparse.Namespace(
+                **vars(args), model="", freekv="", haystack=None, parallel=16), 0, share)
+            given = command[command.index("--policies") + 1:command.index("--samples")]
+            check(f"command of {mine}", tuple(given) == tuple(mine), command)
+        check(f"all methods of {processes}", sorted(
+            policy for share in among for policy in (share.policies or (full, *others))
+            if policy != full) == sorted(others) or processes == 1, among)
+        if processes > 1:  # another process took longer for the same
+            with parts[1].open("ab") as part:
+                part.write(row(full, 2))
+        accuracy_tables.join(name, args)
+        check(f"once, of {processes}", sorted(whole.read_bytes().splitlines(keepends=True)) ==
+              sorted(lines), whole.read_bytes())
+
+
 def balanced_tables() -> None:
     """No process has far more to do than another, and none is without samples."""
     args = argparse.Namespace(samples=None, processes=12)
@@ -232,6 +272,7 @@ def main() -> None:
         reports(folder, whole)
         tables(folder, whole)
         shared_tables(folder)
+        methods_apart(folder)
         balanced_tables()
         bad_input(folder, whole)
     print(f"{test_cli.checks - test_cli.failures} passed, {test_cli.failures} failed")
