@@ -118,7 +118,7 @@ class Engine {
   ///
   /// `kept_queries`: of so many last tokens of its prompts the sequence keeps the queries too, so
   /// that it serves as `like` for policies that look at them; layers * query heads * head_dim * 4
-  /// bytes a token, for which no limit is set here.
+  /// bytes a token, for which no limit is set here; a device takes half of that while it reads.
   std::unique_ptr<Sequence> new_sequence(int64_t context = 0, int64_t kept_queries = 0);
   /// The last tokens of a prompt whose queries the policy looks at, at most `prompt`: prefill
   /// computes them unless `like` kept their queries.

@@ -13,7 +13,7 @@ namespace freekv {
 
 /// Grows with every change of device_model.hpp, device_bench.hpp or of what stands here: program
 /// and library speak C++ with each other and must come from the same headers.
-inline constexpr int kDeviceInterface = 5;
+inline constexpr int kDeviceInterface = 6;
 
 struct DeviceInfo {
   std::string name;
