@@ -190,7 +190,8 @@ def methods_apart(folder: pathlib.Path) -> None:
     whole.write_bytes(b"".join(lines))
     for args.processes, processes in ((12, 3), (2, 2), (1, 1), (3, 3)):
         among = accuracy_tables.shares(name, args)
-        check(f"{processes} of methods apart", len(among) == processes, among)
+        check(f"{processes} of methods apart, each beside full", len(among) == processes and
+              all(processes == 1 or full in share.policies for share in among), among)
         parts = [whole] if processes == 1 else [
             args.results / f"{name}.{i}.jsonl" for i in range(processes)]
         accuracy_tables.split(name, parts, among, args)
