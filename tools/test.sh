@@ -71,6 +71,7 @@ step "a policy from outside the tree" tests/extra_policy/run.sh
 if command -v nvcc >/dev/null; then
   # Compiled for one architecture; what needs a GPU to run is run by tools/cuda_check.sh.
   step "CUDA compiles" tools/cuda_bundle.sh 90
+  step "CUDA without a GPU" ctest --test-dir build/cuda --output-on-failure --no-tests=error -R without_gpu
 else
   echo "== no nvcc: the CUDA backend is not compiled"
 fi

@@ -88,9 +88,11 @@ DeviceInfo describe_device() {
   return info;
 }
 
-CudaModel::CudaModel(const DeviceModelSpec& spec) : spec_(sizes_of(spec)) {
+// The device is looked at before anything is made on it, an event among the members too: what is
+// missing is said in words, not by the first call that fails.
+CudaModel::CudaModel(const DeviceModelSpec& spec)
+    : info_(describe_device()), spec_(sizes_of(spec)) {
   check_spec(spec);
-  info_ = describe_device();
   weights_ = weights_of(spec);
   decoder_ = std::make_unique<Decoder>(shape_of(spec), weights_->weights(), spec.rule,
                                        page_map(spec.pages),
