@@ -105,7 +105,7 @@ TABLES = {
                        ("full", "quest", QUEST_KEY2, "freekv:tau=-1", "freekv", "freekv:tau=2",
                         "freekv:tau=-1,sketch=key2", "freekv:sketch=key2",
                         "freekv:tau=2,sketch=key2", "freekv-coverage")),
-    # Without h2o, which looks at every query of a prompt: a core needs a minute for that, and 400 MB.
+    # Without h2o, which looks at every query of a prompt: a core takes a minute or so, and 400 MB.
     "policies": Table("All policies at 32K", "ruler/niah-multi-key,chain", "32768",
                       (*ON_DEVICE, *BASELINES), samples=48),
     "policies-tasks": Table("All policies on all other tasks at 32K", OTHERS, "32768",

@@ -33,9 +33,7 @@ sanitize() {
 }
 
 # The scalar backend's own tests and the invariants of the cache run its code here: policies over it
-# would run the same again. Of UBSan CMakePresets.json leaves out what costs most to compile: null
-# pointers and object sizes, where ASan stops too, and alignment, which the fuzzers check in what
-# reads files. The preset ubsan has them all.
+# would run the same again.
 asan() {
   GTEST_FILTER="-*EveryPolicy*_reference" sanitize asan-ubsan "_tests?(_|$)" test_programs
 }
@@ -46,8 +44,7 @@ asan() {
 tsan() {
   local keys='*/*_pooling_*:*/*_sketch_*:*/*_tau_*:*/*_resident_*:*/*_epsilon_*'
   local policies='*/*raas*:*/*h2o*:*/*snapkv*:*/*razor*:*/*quest*:*/*oracle*:*/*streaming*'
-  local single='*Sketch.*:*Selection.*:ExactPages.*:Oracle.*:PrefillMass.Of*:PrefillAttention.Ref*'
-  single+=':*.LetsPages*:*.EqualsTheAlgorithmForOtherPages*'
+  local single='*Sketch.*:*Selection.*:ExactPages.*:PrefillMass.Of*:PrefillAttention.Ref*'
   local programs=({core,device,backends,kvcache,model,invariant,engine_invariant,evaluation}_tests)
   GTEST_FILTER="-$keys:$policies:$single:*_reference*" \
     sanitize tsan "^($(IFS='|'; echo "${programs[*]}"))" "${programs[@]}"

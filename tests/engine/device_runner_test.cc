@@ -56,8 +56,7 @@ class FakeDevice final : public DeviceModel {
     tokens_[size_t(sequence)] = count;
     if (proceed && !proceed(count)) throw Error(ErrorCode::kCancelled, "fake");
     const int64_t computed = count - std::max(queries.first, prefix.tokens);
-    if (queries.take &&
-        computed > 0) {  // the layer, the token, the head's and the dimension's number
+    if (queries.take && computed > 0) {
       const int heads = spec_.query_heads, dim = spec_.kv.head_dim;
       std::vector<float> values(size_t(computed * heads * dim));
       for (int layer = 0; layer < static_cast<int>(spec_.layers.size()); ++layer) {
