@@ -5,11 +5,11 @@
 #include <sched.h>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <thread>
 
 #include "freekv/error.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv {
 namespace {
@@ -23,17 +23,14 @@ constexpr size_t kGiB = size_t{1} << 30;
 class HostMemoryFiles : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = testing::TempDir() + "host_memory_XXXXXX";
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    root_ = name;
     write("/proc/meminfo", "MemTotal: 209715200 kB\nMemFree: 1 kB\nMemAvailable: 104857600 kB\n");
   }
-  void TearDown() override { std::filesystem::remove_all(root_); }
   void write(const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
-    std::ofstream(root_ + path) << text;
+    folder_.write(path, text);
   }
-  std::string root_;
+  testing_support::ScratchFolder folder_;
+  const std::string& root_ = folder_.path();
 };
 
 TEST_F(HostMemoryFiles, WithoutAContainerIsWhatTheMachineHas) {

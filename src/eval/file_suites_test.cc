@@ -3,13 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <fstream>
 
 #include "eval/records.hpp"
 #include "eval/suite.hpp"
 #include "eval/test_text.hpp"
 #include "freekv/error.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv::eval {
 namespace {
@@ -18,10 +18,8 @@ using testing::HasSubstr;
 
 class FileSuites : public testing::Test {
  protected:
-  ~FileSuites() override { std::remove(path_.c_str()); }
-
   std::unique_ptr<Suite> suite(const std::string& name, const std::string& text) {
-    std::ofstream(path_, std::ios::binary) << text;
+    folder_.write("suite.json", text);
     return std::move(make_suites(name + ":" + path_, {}).front());
   }
   /// The one line a file is refused with.
@@ -41,8 +39,8 @@ class FileSuites : public testing::Test {
     return suite.make({.seed = 0, .index = index, .context = context, .count = count});
   }
 
-  std::string path_ = testing::TempDir() + "freekv_suite_" +
-                      testing::UnitTest::GetInstance()->current_test_info()->name() + ".json";
+  testing_support::ScratchFolder folder_;
+  const std::string path_ = folder_.file("suite.json");
 };
 
 TEST_F(FileSuites, MathAsksForABoxAndReadsIt) {

@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <fstream>
 #include <sstream>
 
@@ -10,6 +9,7 @@
 #include "eval/report.hpp"
 #include "eval/result_log.hpp"
 #include "freekv/error.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv::eval {
 namespace {
@@ -60,10 +60,8 @@ std::string read(const std::string& path) {
 
 class ResultLogTest : public testing::Test {
  protected:
-  ResultLogTest() { std::remove(path_.c_str()); }
-  ~ResultLogTest() override { std::remove(path_.c_str()); }
-  std::string path_ = testing::TempDir() + "freekv_results_" +
-                      testing::UnitTest::GetInstance()->current_test_info()->name() + ".jsonl";
+  testing_support::ScratchFolder folder_;
+  const std::string path_ = folder_.file("results.jsonl");
 };
 
 TEST(ResultRow, SurvivesItsJson) {

@@ -3,11 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include <filesystem>
 #include <functional>
 #include <limits>
 
 #include "io/gguf_test_file.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv {
 namespace {
@@ -177,8 +178,8 @@ TEST(Gguf, AlignmentMovesTheDataSection) {
 }
 
 TEST(Gguf, OpensAFileAndKeepsViewsOverMoves) {
-  const std::string path = testing::TempDir() + "freekv_gguf_test.gguf";
-  std::ofstream(path, std::ios::binary) << full_file().bytes();
+  const testing_support::ScratchFolder folder;
+  const std::string path = folder.write("model.gguf", full_file().bytes());
   Gguf first = Gguf::open(path).value();
   const std::string_view text = first.get_string("text");
   const GgufTensor tensor = first.tensor("f16");
@@ -188,7 +189,7 @@ TEST(Gguf, OpensAFileAndKeepsViewsOverMoves) {
   EXPECT_EQ(second.tensor("f16").data, tensor.data);
   EXPECT_EQ(second.name(), path);
   second.prefetch();
-  std::remove(path.c_str());
+  std::filesystem::remove(path);
   const Result<Gguf> missing = Gguf::open(path);
   ASSERT_FALSE(missing.ok());
   EXPECT_EQ(missing.error().code(), ErrorCode::kNotFound);

@@ -5,26 +5,15 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
+#include "support/scratch_folder.hpp"
 
 namespace freekv {
 namespace {
 
 class MappedFileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "freekv_mapped_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::string write(const std::string& name, const std::string& text) {
-    const std::string path = folder_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << text;
-    return path;
+    return folder_.write(name, text);
   }
 
   static void expect_error(const std::string& path, ErrorCode code, const std::string& part) {
@@ -35,7 +24,7 @@ class MappedFileTest : public testing::Test {
     EXPECT_THAT(file.error().message(), testing::HasSubstr(part));
   }
 
-  std::string folder_;
+  testing_support::ScratchFolder folder_;
 };
 
 TEST_F(MappedFileTest, MapsEveryByteAndSurvivesMoves) {
@@ -48,7 +37,7 @@ TEST_F(MappedFileTest, MapsEveryByteAndSurvivesMoves) {
   third = std::move(second);
   ASSERT_EQ(third.bytes().size(), text.size());
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(third.bytes().data()), text.size()), text);
-  EXPECT_EQ(third.path(), folder_ + "/a");
+  EXPECT_EQ(third.path(), folder_.file("a"));
 }
 
 TEST_F(MappedFileTest, PrefetchAcceptsAnyRange) {
@@ -61,15 +50,15 @@ TEST_F(MappedFileTest, PrefetchAcceptsAnyRange) {
 }
 
 TEST_F(MappedFileTest, RefusesWhatIsNoFile) {
-  expect_error(folder_ + "/missing", ErrorCode::kNotFound, "No such file");
+  expect_error(folder_.file("missing"), ErrorCode::kNotFound, "No such file");
   expect_error(write("plain", "x") + "/below", ErrorCode::kNotFound, "Not a directory");
-  expect_error(folder_, ErrorCode::kInvalidArgument, "is a directory");
+  expect_error(folder_.path(), ErrorCode::kInvalidArgument, "is a directory");
   expect_error(write("empty", ""), ErrorCode::kParse, "is empty");
   expect_error("/dev/zero", ErrorCode::kInvalidArgument, "not a regular file");
 }
 
 TEST_F(MappedFileTest, RefusesAFifoWithoutWaiting) {
-  const std::string path = folder_ + "/fifo";
+  const std::string path = folder_.file("fifo");
   ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
   expect_error(path, ErrorCode::kInvalidArgument, "not a regular file");
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <random>
 
+#include "support/scratch_folder.hpp"
 #include "tokenizer/stream_decoder.hpp"
 #include "tokenizer/tokenizer.hpp"
 #include "tokenizer/tokenizer_test_json.hpp"
@@ -18,22 +19,10 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 // A checkpoint folder that goes away with the test.
-class Folder {
+class Folder : public testing_support::ScratchFolder {
  public:
-  explicit Folder(const json& tokenizer) {
-    std::string name = testing::TempDir() + "tokenizer_XXXXXX";
-    path_ = mkdtemp(name.data());
-    write("tokenizer.json", tokenizer.dump());
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  void write(const std::string& name, const std::string& text) {
-    std::ofstream(path_ / name, std::ios::binary) << text;
-  }
-  std::string path() const { return path_.string(); }
+  explicit Folder(const json& tokenizer) { write("tokenizer.json", tokenizer.dump()); }
   Tokenizer open() const { return std::move(Tokenizer::from_folder(path())).value(); }
-
- private:
-  std::filesystem::path path_;
 };
 
 Tokenizer from(const json& document) {
@@ -122,7 +111,7 @@ TEST(TokenizerFolder, ReadsWhatStandsBesideIt) {
                R"({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": true,
                    "chat_template": [{"name": "tools", "template": "t"},
                                      {"name": "default", "template": "d"}]})");
-  std::filesystem::remove(folder.path() + "/chat_template.jinja");
+  std::filesystem::remove(folder.file("chat_template.jinja"));
   EXPECT_TRUE(folder.open().adds_bos());
   EXPECT_EQ(folder.open().chat_template(), "d");
 }

@@ -12,6 +12,7 @@
 #include "core/thread_pool.hpp"
 #include "engine_invariants.hpp"
 #include "model/convert.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv {
 namespace {
@@ -203,7 +204,8 @@ TEST(DeviceEngine, AnswersTheDemoQuestionsAsTheHostDoes) {
   const std::string document = read("models/demo_document.txt");
   const auto questions = nlohmann::json::parse(read("models/demo_questions.json"), nullptr, false);
   ASSERT_FALSE(document.empty() || !questions.is_array()) << "run from the repository's root";
-  const std::string model = testing::TempDir() + "freekv_demo_bf16.gguf";
+  const testing_support::ScratchFolder folder;
+  const std::string model = folder.file("demo_bf16.gguf");
   {
     ThreadPool pool(8);
     convert_model(pool, "models/freekv-demo.gguf", model, DType::kBF16, nullptr);
@@ -242,7 +244,6 @@ TEST(DeviceEngine, AnswersTheDemoQuestionsAsTheHostDoes) {
     }
   }
   EXPECT_EQ(same, asked);
-  std::remove(model.c_str());
 }
 
 std::string message_of(const EngineOptions& options) {

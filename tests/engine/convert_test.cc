@@ -11,6 +11,7 @@
 #include "core/quantize.hpp"
 #include "freekv/error.hpp"
 #include "io/gguf.hpp"
+#include "support/scratch_folder.hpp"
 #include "tiny_model.hpp"
 
 namespace freekv {
@@ -23,21 +24,16 @@ std::string read(const std::filesystem::path& path) {
 
 class Convert : public testing::Test {
  protected:
-  Convert() : folder_(std::filesystem::path(testing::TempDir()) / "freekv_convert") {
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directory(folder_);
-  }
-  ~Convert() override { std::filesystem::remove_all(folder_); }
-
-  std::string path(const char* name) const { return (folder_ / name).string(); }
+  std::string path(const char* name) const { return folder_.file(name); }
   size_t files() const {
-    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
+    return static_cast<size_t>(
+        std::distance(std::filesystem::directory_iterator(folder_.path()), {}));
   }
   void convert(const std::string& in, const std::string& out, DType type) {
     convert_model(pool_, in, out, type, nullptr);
   }
 
-  std::filesystem::path folder_;
+  testing_support::ScratchFolder folder_;
   ThreadPool pool_{2};
   TemporaryModel model_;
 };
@@ -88,7 +84,7 @@ TEST_F(Convert, RowsThatAreNotWholeBlocksBecomeF16) {
 }
 
 TEST_F(Convert, StoppingAndFailingLeaveWhatWasThere) {
-  std::ofstream(path("out.gguf")) << "before";
+  folder_.write("out.gguf", "before");
   int calls = 0;
   try {
     convert_model(pool_, model_.path(), path("out.gguf"), DType::kF16,
@@ -106,7 +102,7 @@ TEST_F(Convert, StoppingAndFailingLeaveWhatWasThere) {
   EXPECT_THROW(convert(path("none.gguf"), path("out.gguf"), DType::kF16), Error);
   EXPECT_THROW(convert(path("out.gguf"), path("new.gguf"), DType::kF16), Error);
   EXPECT_THROW(convert(model_.path(), path("no/such/folder.gguf"), DType::kF16), Error);
-  EXPECT_THROW(convert(model_.path(), folder_.string(), DType::kF16), Error);
+  EXPECT_THROW(convert(model_.path(), folder_.path(), DType::kF16), Error);
   EXPECT_THROW(convert(model_.path(), path("out.gguf"), DType::kQ4_K), Error);
   EXPECT_EQ(read(path("out.gguf")), "before");
   EXPECT_EQ(files(), 1u);

@@ -4,6 +4,7 @@
 
 #include "freekv/error.hpp"
 #include "model/model.hpp"
+#include "support/scratch_folder.hpp"
 #include "tiny_model.hpp"
 
 namespace freekv {
@@ -45,21 +46,18 @@ TEST(ModelFile, ShapesThatDisagreeNameTensorAndBothSizes) {
   const std::string key = GgufTestFile::string("llama.feed_forward_length");
   const size_t at = changed.find(key) + key.size() + 4;
   changed.replace(at, 4, GgufTestFile::number(uint32_t{96}));
-  const std::string path = testing::TempDir() + "freekv_wide.gguf";
-  FILE* file = std::fopen(path.c_str(), "wb");
-  std::fwrite(changed.data(), 1, changed.size(), file);
-  std::fclose(file);
+  const testing_support::ScratchFolder folder;
   try {
-    Model model(path);
+    Model model(folder.write("wide.gguf", changed));
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(),
                 testing::AllOf(HasSubstr("ffn_gate"), HasSubstr("64 x 32"), HasSubstr("96 x 32")));
   }
-  std::remove(path.c_str());
 }
 
 TEST(ModelFile, SizesOutOfRangeAreRefused) {
+  const testing_support::ScratchFolder folder;
   for (const char* key :
        {"llama.block_count", "llama.embedding_length", "llama.attention.head_count",
         "llama.attention.head_count_kv", "llama.attention.key_length", "llama.context_length"}) {
@@ -69,14 +67,10 @@ TEST(ModelFile, SizesOutOfRangeAreRefused) {
       const size_t at = bytes.find(record) + record.size() + 4;
       if (bytes.substr(at, 4) == GgufTestFile::number(value)) continue;
       bytes.replace(at, 4, GgufTestFile::number(value));
-      const std::string path = testing::TempDir() + "freekv_range.gguf";
-      FILE* file = std::fopen(path.c_str(), "wb");
-      std::fwrite(bytes.data(), 1, bytes.size(), file);
-      std::fclose(file);
       // A shorter context is a fine model; everything else contradicts the tensors.
       if (std::string(key) == "llama.context_length" && value == 7) continue;
+      const std::string path = folder.write("range.gguf", bytes);
       EXPECT_THROW(Model model(path), Error) << key << " = " << value;
-      std::remove(path.c_str());
     }
   }
 }

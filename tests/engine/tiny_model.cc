@@ -1,10 +1,5 @@
 #include "tiny_model.hpp"
 
-#include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <fstream>
 #include <random>
 
 #include "core/quantize.hpp"
@@ -100,16 +95,8 @@ GgufTestFile tiny_model_records(const TinyModelShape& s) {
   return file;
 }
 
-TemporaryModel::TemporaryModel(const GgufTestFile& records) {
-  static int count = 0;
-  path_ = testing::TempDir() + "freekv_tiny_" + std::to_string(getpid()) + "_" +
-          std::to_string(count++) + ".gguf";
-  const std::string bytes = records.bytes();
-  std::ofstream(path_, std::ios::binary)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
-TemporaryModel::~TemporaryModel() { std::remove(path_.c_str()); }
+TemporaryModel::TemporaryModel(const GgufTestFile& records)
+    : path_(folder_.write("tiny.gguf", records.bytes())) {}
 
 EngineOptions tiny_options(const TemporaryModel& model) {
   EngineOptions options;

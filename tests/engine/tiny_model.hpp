@@ -7,6 +7,7 @@
 #include "core/dtype.hpp"
 #include "freekv/options.hpp"
 #include "io/gguf_test_file.hpp"
+#include "support/scratch_folder.hpp"
 
 namespace freekv {
 
@@ -29,16 +30,14 @@ struct TinyModelShape {
 /// weights from a fixed seed, sharp enough that attention is far from uniform.
 GgufTestFile tiny_model_records(const TinyModelShape& shape = {});
 
-/// A file in the test's temporary folder, removed at the end.
+/// The model as a file, removed at the end.
 class TemporaryModel {
  public:
   explicit TemporaryModel(const GgufTestFile& records = tiny_model_records());
-  ~TemporaryModel();
-  TemporaryModel(const TemporaryModel&) = delete;
-  TemporaryModel& operator=(const TemporaryModel&) = delete;
   const std::string& path() const { return path_; }
 
  private:
+  testing_support::ScratchFolder folder_;
   std::string path_;
 };
 
