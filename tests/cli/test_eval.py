@@ -14,7 +14,9 @@ import test_cli
 from test_cli import MODEL, PROGRAM, ROOT, check, refused, run
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import accuracy_tables  # noqa: E402
+from accuracy.runs import command_of  # noqa: E402
+from accuracy.shares import join, shares, split  # noqa: E402
+from accuracy.tables import TABLES  # noqa: E402
 
 HAYSTACK = ROOT / "models/demo_document.txt"
 TASKS = ("eval", "-m", MODEL, "--haystack", HAYSTACK, "--context", 1536, "--suite",
@@ -137,7 +139,7 @@ def tables(folder: pathlib.Path, whole: pathlib.Path) -> None:
 
 def shared_tables(folder: pathlib.Path) -> None:
     """The rows of a stopped run go to the processes of the next, however many, each row once."""
-    table = accuracy_tables.TABLES["policies-128k-tasks"]
+    table = TABLES["policies-128k-tasks"]
     suites = table.suites.split(",")
     args = argparse.Namespace(results=folder / "shared", samples=None)
     args.results.mkdir()
@@ -153,11 +155,11 @@ def shared_tables(folder: pathlib.Path) -> None:
     other.write_text(lines[0], encoding="utf-8")
     # Fewer than the samples, as many, and so many that suites are shared out too.
     for args.processes in (2, 3, 12, 64, 1, 7):
-        among = accuracy_tables.shares("policies-128k-tasks", args)
+        among = shares("policies-128k-tasks", args)
         parts = [whole] if len(among) == 1 else [
             args.results / f"policies-128k-tasks.{i}.jsonl" for i in range(len(among))]
         check(f"at most {args.processes} processes", len(among) <= args.processes, among)
-        accuracy_tables.split("policies-128k-tasks", parts, among, args)
+        split("policies-128k-tasks", parts, among, args)
         found = [part.read_text(encoding="utf-8").splitlines(keepends=True) for part in parts]
         check(f"each row to one of {len(among)}", sorted(sum(found, [])) == sorted(lines), found)
         for share, rows in zip(among, found):
@@ -168,7 +170,7 @@ def shared_tables(folder: pathlib.Path) -> None:
             whole.write_text(lines[3], encoding="utf-8")
             with parts[1].open("a", encoding="utf-8") as part:
                 part.write(lines[0][:-3])
-    joined = accuracy_tables.join("policies-128k-tasks", args)
+    joined = join("policies-128k-tasks", args)
     check("put together", joined == whole and
           sorted(whole.read_text(encoding="utf-8").splitlines(keepends=True)) == sorted(lines) and
           sorted(args.results.iterdir()) == sorted([whole, other]), list(args.results.iterdir()))
@@ -177,7 +179,7 @@ def shared_tables(folder: pathlib.Path) -> None:
 def methods_apart(folder: pathlib.Path) -> None:
     """Each process of such a table has full's rows too; together they are there once."""
     name = "generation"
-    full, *others = accuracy_tables.TABLES[name].policies
+    full, *others = TABLES[name].policies
     args = argparse.Namespace(results=folder / "apart", samples=None)
     args.results.mkdir()
 
@@ -189,18 +191,18 @@ def methods_apart(folder: pathlib.Path) -> None:
     lines = [row(policy, 1) for policy in (full, *others)]
     whole.write_bytes(b"".join(lines))
     for args.processes, processes in ((12, 3), (2, 2), (1, 1), (3, 3)):
-        among = accuracy_tables.shares(name, args)
+        among = shares(name, args)
         check(f"{processes} of methods apart, each beside full", len(among) == processes and
               all(processes == 1 or full in share.policies for share in among), among)
         parts = [whole] if processes == 1 else [
             args.results / f"{name}.{i}.jsonl" for i in range(processes)]
-        accuracy_tables.split(name, parts, among, args)
+        split(name, parts, among, args)
         for share, part in zip(among, parts):
             got = part.read_bytes().splitlines(keepends=True)
             mine = share.policies or (full, *others)
             check(f"rows of {mine}", sorted(got) == sorted(
                 line for policy, line in zip((full, *others), lines) if policy in mine), got)
-            command = accuracy_tables.command_of(name, argparse.Namespace(
+            command = command_of(name, argparse.Namespace(
                 **vars(args), model="", freekv="", haystack=None, parallel=16), 0, share)
             given = command[command.index("--policies") + 1:command.index("--samples")]
             check(f"command of {mine}", tuple(given) == tuple(mine), command)
@@ -210,7 +212,7 @@ def methods_apart(folder: pathlib.Path) -> None:
         if processes > 1:  # another process took longer for the same
             with parts[1].open("ab") as part:
                 part.write(row(full, 2))
-        accuracy_tables.join(name, args)
+        join(name, args)
         check(f"once, of {processes}", sorted(whole.read_bytes().splitlines(keepends=True)) ==
               sorted(lines), whole.read_bytes())
 
@@ -221,8 +223,8 @@ def balanced_tables() -> None:
     # Samples and suites of one process: 16 prompts of two tasks, 3 of eleven, and 200 of four
     # suites that differ too much to be shared out.
     for name, suites, samples in (("h2o", 1, 3), ("policies-128k-tasks", 3, 1), ("suite", 4, 17)):
-        table = accuracy_tables.TABLES[name]
-        among = accuracy_tables.shares(name, args)
+        table = TABLES[name]
+        among = shares(name, args)
         most = max(len(range(share.shard, table.samples, share.of)) for share in among)
         least = min(len(range(share.shard, table.samples, share.of)) for share in among)
         check(f"shares of {name}", 1 <= least <= most == samples and

@@ -1,0 +1,1 @@
+"""What benchmarks/accuracy_tables.py is made of."""
